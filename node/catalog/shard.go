@@ -1,0 +1,107 @@
+package catalog
+
+import (
+	"slices"
+	"time"
+
+	"fulcrum"
+	"fulcrum/consistency"
+)
+
+// at returns the shard if it stands at the epoch.
+func (s *State) at(a ShardAt) (*Keyspace, *Shard, error) {
+	ks, sh := s.shard(a.Group)
+	if sh == nil {
+		return nil, nil, fulcrum.Errorf(fulcrum.CodeNotFound, "no shard %d", a.Group)
+	}
+	if sh.Epoch != a.Epoch {
+		return nil, nil, fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is at epoch %d, not %d", a.Group, sh.Epoch, a.Epoch)
+	}
+	return ks, sh, nil
+}
+
+func (s *State) startChange(c StartChange, at time.Time) error {
+	_, sh, err := s.at(c.ShardAt)
+	if err != nil {
+		return err
+	}
+	if sh.Phase != Active {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is %s already", c.Group, sh.Phase)
+	}
+	sh.Phase = Fencing
+	sh.Next = &Next{Mode: c.Mode, Replicas: c.Replicas, Since: at}
+	return nil
+}
+
+func (s *State) reconcile(a ShardAt) error {
+	_, sh, err := s.at(a)
+	if err != nil {
+		return err
+	}
+	if sh.Phase == Active {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is not fenced", a.Group)
+	}
+	sh.Phase = Reconciling
+	return nil
+}
+
+// finishChange makes the next epoch active.
+//
+// Invariant: every write that was acknowledged by a majority of the old replicas
+// is in the common starting point, and no majority of the new replicas lacks that
+// starting point: fewer than a majority of them have not settled. So whoever wins
+// a vote, or answers a quorum read, of the new epoch has it or asks one that does.
+func (s *State) finishChange(c FinishChange, at time.Time) error {
+	ks, sh, err := s.at(c.ShardAt)
+	if err != nil {
+		return err
+	}
+	if sh.Phase != Reconciling {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is %s, not reconciling", c.Group, sh.Phase)
+	}
+	if !EnoughSettled(sh, c.Settled) {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d: %v settled, too few of %v for %v", c.Group, c.Settled, sh.Replicas, sh.Next.Replicas)
+	}
+	sh.Epoch++
+	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, c.Settled
+	sh.Phase, sh.Next, sh.Wiped = Active, nil, nil
+	sh.Leader, sh.Term, sh.LeaderEpoch = "", 0, 0
+	ks.progress(at)
+	return nil
+}
+
+// EnoughSettled reports whether the next epoch of sh may begin with these replicas
+// of the old epoch settled.
+func EnoughSettled(sh *Shard, settled []fulcrum.NodeID) bool {
+	old, fresh := 0, 0
+	for _, id := range sh.Replicas {
+		if slices.Contains(settled, id) {
+			old++
+		}
+	}
+	for _, id := range sh.Next.Replicas {
+		if !slices.Contains(settled, id) {
+			fresh++
+		}
+	}
+	return old >= len(sh.Replicas)/2+1 && fresh < len(sh.Next.Replicas)/2+1
+}
+
+func (s *State) setLeader(c SetLeader) error {
+	_, sh, err := s.at(c.ShardAt)
+	if err != nil {
+		return err
+	}
+	switch {
+	case sh.Mode != consistency.LeaderFollower:
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is in mode %s", c.Group, sh.Mode)
+	case c.Term <= sh.Term:
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d has term %d, %d is not above it", c.Group, sh.Term, c.Term)
+	case !sh.Hosts(c.Leader):
+		return fulcrum.Errorf(fulcrum.CodeConflict, "node %s has no replica of shard %d", c.Leader, c.Group)
+	case s.Nodes[c.Leader].Liveness != c.LeaderEpoch:
+		return fulcrum.Errorf(fulcrum.CodeConflict, "liveness epoch of %s is %d, not %d", c.Leader, s.Nodes[c.Leader].Liveness, c.LeaderEpoch)
+	}
+	sh.Leader, sh.Term, sh.LeaderEpoch = c.Leader, c.Term, c.LeaderEpoch
+	return nil
+}
