@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 
 	"fulcrum"
 )
@@ -96,7 +97,7 @@ func OpenToken(key []byte, t Token) (Marks, error) {
 		return nil, bad("too long")
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(string(t))
-	if err != nil || len(raw) < 1+macBytes {
+	if err != nil || len(raw) < 1+macBytes || strings.ContainsAny(string(t), "\r\n") { // base64 skips those
 		return nil, bad("not one of ours, or cut short")
 	}
 	body, mac := raw[:len(raw)-macBytes], raw[len(raw)-macBytes:]
