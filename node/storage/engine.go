@@ -1,0 +1,273 @@
+package storage
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"fulcrum"
+)
+
+// The engine's file has one bucket for each generation of each state, named by
+// group, part and generation, which holds its entries; and the bucket "states",
+// which says for each state which generation counts, its applied position, its
+// extras and its size. An entry is its CRC-32C and then fulcrum.AppendEntry
+// without the key; the sum covers the bucket's name and the key too, so a page
+// that came back in the wrong place is seen.
+var statesBucket = []byte("states")
+
+// stateKey names one state.
+type stateKey struct {
+	group fulcrum.GroupID
+	part  string
+}
+
+func (k stateKey) bytes() []byte {
+	return append(binary.BigEndian.AppendUint64(nil, uint64(k.group)), k.part...)
+}
+
+func (k stateKey) bucket(gen uint64) []byte {
+	b := append([]byte{'e'}, k.bytes()...)
+	return binary.BigEndian.AppendUint64(b, gen)
+}
+
+// standing is what the engine knows of a state beside its entries.
+type standing struct {
+	gen     uint64
+	applied uint64
+	keys    int
+	bytes   int64
+	extra   map[string][]byte
+}
+
+func (m standing) encode(key []byte) []byte {
+	var b []byte
+	for _, n := range []uint64{m.gen, m.applied, uint64(m.keys), uint64(m.bytes), uint64(len(m.extra))} {
+		b = binary.AppendUvarint(b, n)
+	}
+	for name, value := range m.extra {
+		b = fulcrum.AppendBytes(b, []byte(name))
+		b = fulcrum.AppendBytes(b, value)
+	}
+	return sealed(key, b)
+}
+
+func decodeStanding(key, stored []byte) (standing, error) {
+	b, ok := unseal(key, stored)
+	if !ok {
+		return standing{}, errSum
+	}
+	r := fulcrum.NewReader(b)
+	m := standing{gen: r.Uvarint(), applied: r.Uvarint(), keys: int(r.Uvarint()), bytes: int64(r.Uvarint()), extra: map[string][]byte{}}
+	for n := r.Uvarint(); n > 0 && r.Err() == nil; n-- {
+		name := r.String()
+		m.extra[name] = append([]byte{}, r.Bytes()...)
+	}
+	return m, r.Err()
+}
+
+// openBolt opens the engine's file. A new one gets its name only once it is
+// whole: a power cut during bbolt's first write would leave one that never opens
+// again (etcd#16596).
+func openBolt(path string) (*bbolt.DB, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = createBolt(path)
+	}
+	if err != nil {
+		return nil, diskError(err, "make %s", path)
+	}
+	db, err := openBoltFile(path)
+	if err != nil {
+		return nil, diskError(err, "open %s", path).
+			WithHint("restore the file, or wipe the data directory: the node then comes back as a new one and rebuilds from its peers")
+	}
+	return db, nil
+}
+
+func openBoltFile(path string) (db *bbolt.DB, err error) {
+	err = guard(func() error {
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout:         time.Second,
+			FreelistType:    bbolt.FreelistMapType,
+			NoFreelistSync:  true,
+			InitialMmapSize: 256 << 20,
+			NoStatistics:    true,
+		})
+		return err
+	})
+	return db, err
+}
+
+func createBolt(path string) error {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := openBoltFile(tmp)
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket(statesBucket)
+		return err
+	})
+	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// loadStates reads where every state stands and removes the buckets that no
+// state counts as its own: what an interrupted Install or DropState left.
+func (s *Store) loadStates() error {
+	err := guard(func() error {
+		return s.bolt.Update(func(tx *bbolt.Tx) error {
+			owned := map[string]bool{}
+			states, err := tx.CreateBucketIfNotExists(statesBucket)
+			if err != nil {
+				return err
+			}
+			err = states.ForEach(func(k, v []byte) error {
+				m, err := decodeStanding(k, v)
+				if err != nil || len(k) < 8 {
+					return fmt.Errorf("where state %x stands: %w", k, errors.Join(err, errSum))
+				}
+				key := stateKey{fulcrum.GroupID(binary.BigEndian.Uint64(k)), string(k[8:])}
+				s.states[key] = newState(s, key, m)
+				s.gen = max(s.gen, m.gen)
+				owned[string(key.bucket(m.gen))] = true
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			return removeStrays(tx, owned)
+		})
+	})
+	if err != nil {
+		return diskError(err, "read %s", s.bolt.Path()).
+			WithHint("restore the file, or wipe the data directory: the node then comes back as a new one and rebuilds from its peers")
+	}
+	return nil
+}
+
+func removeStrays(tx *bbolt.Tx, owned map[string]bool) error {
+	var stray [][]byte
+	err := tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
+		if string(name) != string(statesBucket) && !owned[string(name)] {
+			stray = append(stray, append([]byte(nil), name...))
+		}
+		return nil
+	})
+	for _, name := range stray {
+		err = errors.Join(err, tx.DeleteBucket(name))
+	}
+	return err
+}
+
+// token takes the right to write to the engine; give it back with untoken.
+func (s *Store) token(ctx context.Context) error {
+	select {
+	case <-s.commitC:
+	case <-s.closing:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := s.usable(); err != nil {
+		s.untoken()
+		return err
+	}
+	return nil
+}
+
+func (s *Store) untoken() { s.commitC <- struct{}{} }
+
+// update runs f in one durable transaction; the caller has the token. A real
+// failure fails the store; an injected one does not.
+func (s *Store) update(f func(tx *bbolt.Tx) error) error {
+	id := s.disk.begin()
+	defer s.disk.end(id)
+	if err := s.disk.fault(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := guard(func() error { return s.bolt.Update(f) }); err != nil {
+		e := *diskError(err, "write to %s", s.bolt.Path())
+		e.Maybe = true
+		s.disk.fail(&e)
+		return &e
+	}
+	s.metrics.engineCommitted(time.Since(start))
+	return nil
+}
+
+// commitQuietly is the background commit; an injected fault only delays it.
+func (s *Store) commitQuietly(ctx context.Context) error {
+	err := s.commitStates(ctx, nil)
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	if s.disk.failure() == nil {
+		notify(s.dirtyC)
+		return nil
+	}
+	return err
+}
+
+// commitStates makes durable what is applied: of one state, or of all (nil), in
+// one transaction.
+func (s *Store) commitStates(ctx context.Context, only *state) error {
+	if err := s.token(ctx); err != nil {
+		return err
+	}
+	defer s.untoken()
+	return s.commitHolding(only)
+}
+
+// commitHolding is commitStates for whoever has the token.
+//
+// Each state's overlay is frozen with the position that it reaches, stays
+// readable while the transaction writes both, and is dropped only after it: at
+// every moment file and overlays together hold everything applied, and the file
+// alone holds, for each state, everything up to one position and nothing above.
+func (s *Store) commitHolding(only *state) error {
+	s.mu.Lock()
+	var frozen []*state
+	for _, st := range s.states {
+		if (only == nil || only == st) && st.freeze() {
+			frozen = append(frozen, st)
+		}
+	}
+	s.mu.Unlock()
+	if len(frozen) == 0 {
+		return nil
+	}
+	after := make([]standing, len(frozen))
+	err := s.update(func(tx *bbolt.Tx) (err error) {
+		for i, st := range frozen {
+			if after[i], err = st.write(tx); err != nil {
+				return fmt.Errorf("state of group %d: %w", st.key.group, err)
+			}
+		}
+		return nil
+	})
+	for i, st := range frozen {
+		if err != nil {
+			st.thaw()
+		} else {
+			st.committed(after[i])
+		}
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+package storage
+
+import (
+	"bytes"
+
+	"github.com/tidwall/btree"
+
+	"fulcrum"
+)
+
+// overlay is entries applied and not yet committed, in key order. It is not safe
+// for concurrent use while it takes writes; a copy is cheap.
+type overlay struct {
+	tree  *btree.BTreeG[fulcrum.Entry]
+	bytes int64 // of entries put, replaced ones included: what the log would replay
+}
+
+func newOverlay() *overlay {
+	less := func(a, b fulcrum.Entry) bool { return bytes.Compare(a.Key, b.Key) < 0 }
+	return &overlay{tree: btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})}
+}
+
+// entryOverhead is what an entry costs in memory beside its key and value.
+const entryOverhead = 96
+
+func (o *overlay) put(e fulcrum.Entry) int64 {
+	n := int64(len(e.Key)+len(e.Value)) + entryOverhead
+	o.tree.Set(e)
+	o.bytes += n
+	return n
+}
+
+func (o *overlay) get(key []byte) (fulcrum.Entry, bool) {
+	if o == nil {
+		return fulcrum.Entry{}, false
+	}
+	return o.tree.Get(fulcrum.Entry{Key: key})
+}
+
+// copy shares the tree until one of the two is written to.
+func (o *overlay) copy() *overlay {
+	if o == nil {
+		return nil
+	}
+	return &overlay{tree: o.tree.Copy(), bytes: o.bytes}
+}
+
+// source yields the entries of start <= key < end in order.
+type source interface {
+	next() (fulcrum.Entry, bool, error)
+}
+
+// overlaySource walks an overlay that takes no writes any more.
+type overlaySource struct {
+	it    btree.IterG[fulcrum.Entry]
+	start []byte
+	end   []byte
+	begun bool
+}
+
+func (o *overlay) source(start, end []byte) *overlaySource {
+	return &overlaySource{it: o.tree.Iter(), start: start, end: end}
+}
+
+func (o *overlaySource) next() (fulcrum.Entry, bool, error) {
+	var ok bool
+	if o.begun {
+		ok = o.it.Next()
+	} else {
+		o.begun = true
+		ok = o.it.Seek(fulcrum.Entry{Key: o.start})
+	}
+	if !ok {
+		return fulcrum.Entry{}, false, nil
+	}
+	e := o.it.Item()
+	if o.end != nil && bytes.Compare(e.Key, o.end) >= 0 {
+		return fulcrum.Entry{}, false, nil
+	}
+	return e, true, nil
+}
+
+// merge yields the entries of sources in key order; of equal keys the one of the
+// first source counts, and removals yield nothing.
+func merge(sources []source, f func(fulcrum.Entry) bool) error {
+	heads := make([]fulcrum.Entry, len(sources))
+	live := make([]bool, len(sources))
+	advance := func(i int) (err error) {
+		heads[i], live[i], err = sources[i].next()
+		return err
+	}
+	for i := range sources {
+		if err := advance(i); err != nil {
+			return err
+		}
+	}
+	for {
+		least := -1
+		for i := range sources {
+			if live[i] && (least < 0 || bytes.Compare(heads[i].Key, heads[least].Key) < 0) {
+				least = i
+			}
+		}
+		if least < 0 {
+			return nil
+		}
+		e := heads[least]
+		for i := len(sources) - 1; i >= least; i-- {
+			if live[i] && bytes.Equal(heads[i].Key, e.Key) {
+				if err := advance(i); err != nil {
+					return err
+				}
+			}
+		}
+		if !removal(e) && !f(e) {
+			return nil
+		}
+	}
+}
+
+// removal reports whether e is nothing but a key: to apply it removes the entry.
+func removal(e fulcrum.Entry) bool {
+	return e.Version.IsZero() && !e.Tombstone && len(e.Value) == 0 && e.ExpireAt == 0
+}

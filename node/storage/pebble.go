@@ -1,0 +1,143 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"fulcrum"
+)
+
+// pebbleOptions keeps pebble small: a log is written once, read seldom and cut
+// soon, so most records die in the memtable that took them.
+func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
+	return &pebble.Options{
+		FS:                          fs,
+		FormatMajorVersion:          pebble.FormatWALSyncChunks,
+		CacheSize:                   8 << 20,
+		MemTableSize:                16 << 20,
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                256,
+		DisableTableStats:           true,
+		Logger:                      pebbleLogger{s},
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) {
+				s.logger.Error("log: background write failed", "err", err)
+				s.disk.setBackground(err)
+			},
+			FlushEnd: func(info pebble.FlushInfo) {
+				if info.Err == nil {
+					s.disk.setBackground(nil)
+				}
+			},
+		},
+	}
+}
+
+// pebbleLogger sends pebble's talk to slog at debug. Fatalf must not end the
+// process unseen: it fails the store, so that Run ends and says why. Pebble
+// returns an error after its Fatalf about the manifest or a commit, and does
+// nothing more that could lose data.
+type pebbleLogger struct{ s *Store }
+
+func (l pebbleLogger) Infof(format string, args ...any) {
+	if l.s.logger.Enabled(context.Background(), slog.LevelDebug) {
+		l.s.logger.Debug(fmt.Sprintf(format, args...))
+	}
+}
+
+func (l pebbleLogger) Errorf(format string, args ...any) {
+	l.s.logger.Warn(fmt.Sprintf(format, args...))
+}
+
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	err := fulcrum.Errorf(fulcrum.CodeDisk, "log in %s: "+format, append([]any{l.s.logDir()}, args...)...)
+	l.s.logger.Error("log: fatal", "err", err)
+	l.s.disk.fail(err)
+}
+
+// commit writes a batch to the log and, when sync is set, waits until it is on
+// disk; batches that wait at the same time share a sync. An error without Maybe
+// means that nothing was written.
+func (s *Store) commit(b *pebble.Batch, sync bool) error {
+	if !sync {
+		return s.write(b, pebble.NoSync)
+	}
+	id := s.disk.begin()
+	defer s.disk.end(id)
+	if err := s.disk.fault(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := s.write(b, pebble.Sync); err != nil {
+		return err
+	}
+	if err := b.SyncWait(); err != nil {
+		return s.lost(err)
+	}
+	s.metrics.logSynced(time.Since(start))
+	return nil
+}
+
+// write puts a batch into pebble's write-ahead log and memtable, without waiting
+// for the sync.
+func (s *Store) write(b *pebble.Batch, opts *pebble.WriteOptions) error {
+	s.pipe.Lock()
+	defer s.pipe.Unlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	err := guard(func() error {
+		if opts.Sync {
+			return s.db.ApplyNoSyncWait(b, opts)
+		}
+		return s.db.Apply(b, opts)
+	})
+	if err != nil {
+		s.wedged = true
+		return s.lost(err)
+	}
+	if failed := s.disk.failure(); failed != nil { // Fatalf was called, by us or beside us
+		return s.lost(failed)
+	}
+	return nil
+}
+
+// done gives a batch back to pebble. After a failure pebble may still hold it.
+func (s *Store) done(b *pebble.Batch) {
+	if s.disk.failure() == nil {
+		_ = b.Close()
+	}
+}
+
+// lost fails the store after a write whose fate is unknown.
+func (s *Store) lost(err error) error {
+	e := *diskError(err, "write to the log in %s", s.logDir())
+	e.Maybe = true
+	s.disk.fail(&e)
+	return &e
+}
+
+// syncLazy makes durable what was appended without a sync.
+func (s *Store) syncLazy(_ context.Context) error {
+	if !s.lazy.Swap(false) {
+		return nil
+	}
+	b := s.db.NewBatch()
+	defer s.done(b)
+	if err := b.LogData([]byte{0}, nil); err != nil {
+		return err
+	}
+	if err := s.commit(b, true); err != nil {
+		if s.disk.failure() != nil {
+			return err
+		}
+		s.lazy.Store(true) // an injected fault: try again
+		notify(s.lazyC)
+	}
+	return nil
+}

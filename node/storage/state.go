@@ -1,0 +1,367 @@
+package storage
+
+import (
+	"context"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"sync"
+
+	"go.etcd.io/bbolt"
+
+	"fulcrum"
+	"fulcrum/replication"
+)
+
+// state is a group's keys and values. It keeps replication.State.
+//
+// What it holds is live over frozen over the bucket of gen in the engine's file.
+// One committer at a time (Store.token) freezes, writes and drops.
+type state struct {
+	s   *Store
+	key stateKey
+
+	mu      sync.RWMutex // protects what follows; never held during I/O or a wait
+	live    *overlay
+	frozen  *overlay // being committed; nil when none is
+	applied uint64
+	extra   map[string][]byte // replaced, never modified
+	dirty   bool              // applied or extra moved since the last freeze
+	base    standing          // in the file; its extra is not used
+	target  standing          // what the commit under way will leave
+	fresh   int               // keys put since the last freeze, some perhaps not new
+	turns   uint64            // how often frozen, gen or everything was replaced
+	dropped bool
+}
+
+var _ replication.State = (*state)(nil)
+
+func newState(s *Store, key stateKey, m standing) *state {
+	return &state{s: s, key: key, live: newOverlay(), applied: m.applied, extra: m.extra, base: m}
+}
+
+// State returns a part of a group's state: "" is its data, "hints" what it owes
+// to others. It is empty, at position 0, if it was never written.
+//
+// An Entry applied that is nothing but a key removes what stands there.
+func (s *Store) State(g fulcrum.GroupID, part string) (replication.State, error) {
+	if err := s.usable(); err != nil {
+		return nil, err
+	}
+	if len(part) > 64 {
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "state of group %d: part %q is too long", g, part)
+	}
+	key := stateKey{g, part}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.states[key]
+	if st == nil {
+		s.gen++
+		st = newState(s, key, standing{gen: s.gen})
+		s.states[key] = st
+	}
+	return st, nil
+}
+
+// Get returns the entry at key; the zero Entry if there is none.
+func (st *state) Get(key []byte) (fulcrum.Entry, error) {
+	for {
+		st.mu.RLock()
+		e, ok := st.live.get(key)
+		if !ok {
+			e, ok = st.frozen.get(key)
+		}
+		gen, turns, dropped := st.base.gen, st.turns, st.dropped
+		st.mu.RUnlock()
+		switch {
+		case dropped:
+			return fulcrum.Entry{}, errDropped
+		case ok && removal(e):
+			return fulcrum.Entry{}, nil
+		case ok:
+			return e, nil
+		}
+		e, found, err := st.load(gen, key)
+		if err != nil || found {
+			return e, err
+		}
+		// No bucket: the state was never committed, or an Install took its place.
+		st.mu.RLock()
+		same := st.turns == turns
+		st.mu.RUnlock()
+		if same {
+			return fulcrum.Entry{}, nil
+		}
+	}
+}
+
+// load reads a key from the file; found is false when there is no bucket.
+func (st *state) load(gen uint64, key []byte) (e fulcrum.Entry, found bool, err error) {
+	if st.s.closed.Load() {
+		return e, false, errClosed
+	}
+	name := st.key.bucket(gen)
+	gerr := guard(func() error {
+		tx, err := st.s.bolt.Begin(false)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		b := tx.Bucket(name)
+		if b == nil {
+			return nil
+		}
+		found = true
+		if stored := b.Get(key); stored != nil {
+			e, err = decodeEntry(sum(0, name, nil), key, stored)
+		}
+		return err
+	})
+	if gerr != nil {
+		return fulcrum.Entry{}, true, st.damaged(key, gerr)
+	}
+	if found && e.Key != nil {
+		e.Key, e.Value = slices.Clone(key), slices.Clone(e.Value)
+	}
+	return e, found, nil
+}
+
+func (st *state) damaged(key []byte, err error) error {
+	return diskError(err, "key %q of group %d in %s", key, st.key.group, st.s.bolt.Path()).
+		WithHint("this replica must be wiped; it rebuilds from its peers")
+}
+
+func encodeEntry(seed uint32, e fulcrum.Entry) []byte {
+	key := e.Key
+	e.Key = nil
+	b := make([]byte, sumSize, sumSize+len(e.Value)+32)
+	b = fulcrum.AppendEntry(b, e)
+	binary.BigEndian.PutUint32(b, sum(seed, key, b[sumSize:]))
+	return b
+}
+
+// decodeEntry's result points into key and stored.
+func decodeEntry(seed uint32, key, stored []byte) (fulcrum.Entry, error) {
+	if len(stored) < sumSize || binary.BigEndian.Uint32(stored) != sum(seed, key, stored[sumSize:]) {
+		return fulcrum.Entry{}, errSum
+	}
+	e, rest, err := fulcrum.DecodeEntry(stored[sumSize:])
+	if err == nil && len(rest) != 0 {
+		err = fulcrum.ErrShort
+	}
+	e.Key = key
+	return e, err
+}
+
+// Apply stores entries and moves the applied position to index, in memory. When
+// too much waits for the engine it first waits for, or does, a commit.
+func (st *state) Apply(index uint64, entries []fulcrum.Entry, extra map[string][]byte) error {
+	if err := st.s.usable(); err != nil {
+		return err
+	}
+	if err := st.s.makeRoom(); err != nil {
+		return err
+	}
+	for i := range entries {
+		if n := len(entries[i].Key); n == 0 || n > bbolt.MaxKeySize {
+			return fulcrum.Errorf(fulcrum.CodeInvalid, "apply to group %d at %d: a key of %d bytes", st.key.group, index, n)
+		}
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.dropped {
+		return errDropped
+	}
+	if index < st.applied {
+		return fulcrum.Errorf(fulcrum.CodeInternal, "apply to group %d at %d: it stands at %d already", st.key.group, index, st.applied)
+	}
+	var size int64
+	for _, e := range entries {
+		size += st.live.put(e)
+	}
+	st.s.overlayBytes.Add(size)
+	st.fresh += len(entries)
+	st.applied = index
+	st.extra = with(st.extra, extra)
+	if !st.dirty {
+		st.dirty = true
+		notify(st.s.dirtyC)
+	}
+	return nil
+}
+
+// with returns old with the values of more; nil values remove theirs.
+func with(old, more map[string][]byte) map[string][]byte {
+	if len(more) == 0 {
+		return old
+	}
+	m := make(map[string][]byte, len(old)+len(more))
+	maps.Copy(m, old)
+	for k, v := range more {
+		if v == nil {
+			delete(m, k)
+		} else {
+			m[k] = slices.Clone(v)
+		}
+	}
+	return m
+}
+
+// makeRoom waits until the overlays of all states are within their bound; who
+// waits first commits, so it does not depend on Run.
+func (s *Store) makeRoom() error {
+	for s.overlayBytes.Load() > overlayLimit {
+		if err := s.commitStates(context.Background(), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Applied is the position in memory.
+func (st *state) Applied() uint64 {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	return st.applied
+}
+
+// Durable is the position that a crash leaves.
+func (st *state) Durable() uint64 {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	return st.base.applied
+}
+
+// Flush returns when everything applied before the call is durable.
+func (st *state) Flush(ctx context.Context) error {
+	st.mu.RLock()
+	dirty := st.dirty || st.frozen != nil
+	st.mu.RUnlock()
+	if !dirty {
+		return nil
+	}
+	return st.s.commitStates(ctx, nil)
+}
+
+// Extra returns a copy of a value; nil when there is none.
+func (st *state) Extra(key string) ([]byte, error) {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	if st.dropped {
+		return nil, errDropped
+	}
+	return slices.Clone(st.extra[key]), nil
+}
+
+// Keys counts entries, tombstones included; between commits it counts each write
+// as a new key.
+func (st *state) Keys() int {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	return st.base.keys + st.fresh
+}
+
+// Bytes counts keys and values; between commits it counts each write as new.
+func (st *state) Bytes() int64 {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	n := st.base.bytes
+	for _, o := range []*overlay{st.live, st.frozen} {
+		if o != nil {
+			n += o.bytes - int64(o.tree.Len())*entryOverhead
+		}
+	}
+	return max(n, 0)
+}
+
+// stored reports whether there is anything worth listing.
+func (st *state) stored() bool {
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	return st.applied > 0 || st.dirty || st.frozen != nil || st.base.keys > 0 || len(st.extra) > 0
+}
+
+// freeze begins a commit; false when there is nothing to commit. The caller has
+// the token.
+func (st *state) freeze() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.dirty || st.dropped {
+		return false
+	}
+	st.frozen, st.live = st.live, newOverlay()
+	st.target = standing{gen: st.base.gen, applied: st.applied, keys: st.base.keys, bytes: st.base.bytes, extra: st.extra}
+	st.dirty = false
+	st.turns++
+	return true
+}
+
+// thaw takes a freeze back after a failed commit: what was applied since then
+// goes over what was frozen.
+func (st *state) thaw() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.frozen == nil {
+		return
+	}
+	st.live.tree.Scan(func(e fulcrum.Entry) bool {
+		st.frozen.tree.Set(e)
+		return true
+	})
+	st.frozen.bytes += st.live.bytes
+	st.live, st.frozen = st.frozen, nil
+	st.dirty = true
+	st.turns++
+}
+
+// write puts the frozen overlay and its position into the file and returns where
+// the state then stands.
+func (st *state) write(tx *bbolt.Tx) (standing, error) {
+	st.mu.RLock()
+	frozen, m := st.frozen, st.target
+	st.mu.RUnlock()
+	name := st.key.bucket(m.gen)
+	b, err := tx.CreateBucketIfNotExists(name)
+	if err != nil {
+		return m, err
+	}
+	seed := sum(0, name, nil)
+	it := frozen.tree.Iter()
+	for ok := it.First(); ok; ok = it.Next() {
+		keys, size, err := putEntry(b, seed, it.Item())
+		if err != nil {
+			return m, err
+		}
+		m.keys += keys
+		m.bytes += size
+	}
+	return m, putStanding(tx, st.key, m)
+}
+
+// putEntry stores or removes an entry and returns by how much the counts change.
+func putEntry(b *bbolt.Bucket, seed uint32, e fulcrum.Entry) (keys int, size int64, err error) {
+	if old := b.Get(e.Key); old != nil {
+		was, _ := decodeEntry(seed, e.Key, old) // a damaged one is healed by this write
+		keys, size = -1, -int64(len(e.Key)+len(was.Value))
+	}
+	if removal(e) {
+		return keys, size, b.Delete(e.Key)
+	}
+	return keys + 1, size + int64(len(e.Key)+len(e.Value)), b.Put(e.Key, encodeEntry(seed, e))
+}
+
+func putStanding(tx *bbolt.Tx, key stateKey, m standing) error {
+	k := key.bytes()
+	return tx.Bucket(statesBucket).Put(k, m.encode(k))
+}
+
+// committed ends a commit.
+func (st *state) committed(m standing) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.s.overlayBytes.Add(-st.frozen.bytes)
+	st.frozen = nil
+	st.fresh = st.live.tree.Len()
+	st.base = m
+	st.turns++
+}

@@ -1,0 +1,318 @@
+// Package storage is a node's disk: one log that all groups share, and the
+// engine that holds their states.
+//
+// A write becomes durable by one append to the log (Store.Log), whose sync it
+// shares with whatever else is waiting; it is then applied to a State in memory
+// (Store.State) and committed to the engine in the background, together with its
+// applied position, in one transaction for all groups of the node. After a crash
+// a State stands at some applied position, whole, and its group replays the log
+// from there. So the engine's page writes are paid per batch, not per write.
+//
+// The log is a pebble database, because its commit pipeline, checksums, range
+// deletions and crashable memory file system are what a log needs; the engine is
+// a bbolt file. Both live in one data directory, which one process locks.
+//
+// Start reading at Open; then log.go and state.go.
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
+
+	"fulcrum"
+)
+
+// Options says where a Store lives and whose it is.
+type Options struct {
+	Dir       string // data directory; made when missing
+	LogFS     vfs.FS // file system of the log; nil: the real one
+	ClusterID string // must match an existing directory's
+	Node      fulcrum.NodeID
+
+	Logger     *slog.Logger          // nil: silent
+	Registerer prometheus.Registerer // nil: no metrics
+
+	// Disk tells which faults are injected; it is read at each sync. Nil: none.
+	Disk func() Disk
+
+	// CommitEvery is the pace of the engine's background commits while there is
+	// something to commit. Default 50 ms.
+	CommitEvery time.Duration
+}
+
+// What a Store keeps in memory, and how long it may leave work undone.
+const (
+	defaultCommitEvery = 50 * time.Millisecond
+	intervalSync       = 100 * time.Millisecond // durability "interval" loses at most this much
+	cutEvery           = time.Second            // pace of removing what logs cut off
+	overlayLimit       = 64 << 20               // bytes applied and not yet committed, per node
+	stallLimit         = 2 * time.Second        // a sync that takes longer is a bad disk
+)
+
+// Store is a node's disk. Its methods may be called from any goroutine; Close
+// must not be called before the users of its Logs and States have ended.
+type Store struct {
+	opts   Options
+	logger *slog.Logger
+	lock   *dirLock
+	id     Identity
+
+	disk    *disk
+	db      *pebble.DB
+	bolt    *bbolt.DB
+	metrics *metrics
+
+	// pipe keeps one batch at a time in pebble's commit pipeline (not in its
+	// sync): after a failed write pebble panics in whoever comes next, with its own
+	// mutex held, so nobody may come next.
+	pipe    sync.Mutex
+	wedged  bool        // under pipe: pebble panicked and cannot be closed
+	lazy    atomic.Bool // something was appended for the interval sync
+	lazyC   chan struct{}
+	cutC    chan struct{}
+	dirtyC  chan struct{}
+	commitC chan struct{} // holds one token: whoever has it may write to bolt
+
+	overlayBytes atomic.Int64
+
+	mu     sync.Mutex // protects the maps; never held during I/O or a wait
+	logs   map[logKey]*groupLog
+	states map[stateKey]*state
+	gen    uint64 // newest generation number given to a bucket
+
+	closeOnce sync.Once
+	closeErr  error
+	closed    atomic.Bool
+	closing   chan struct{} // closed with closed
+}
+
+// Open opens the data directory, or makes a new one, and locks it for this
+// process. Errors say what to do: in use by another process, not writable, of
+// another cluster or node, or damaged (CodeDisk).
+func Open(opts Options) (_ *Store, err error) {
+	if opts.Dir == "" {
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "storage: no data directory given")
+	}
+	if opts.CommitEvery <= 0 {
+		opts.CommitEvery = defaultCommitEvery
+	}
+	logger := opts.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Store{
+		opts:    opts,
+		logger:  logger.With("part", "storage"),
+		disk:    newDisk(opts.Disk),
+		lazyC:   make(chan struct{}, 1),
+		cutC:    make(chan struct{}, 1),
+		dirtyC:  make(chan struct{}, 1),
+		commitC: make(chan struct{}, 1),
+		logs:    map[logKey]*groupLog{},
+		states:  map[stateKey]*state{},
+		closing: make(chan struct{}),
+	}
+	s.commitC <- struct{}{}
+	defer func() {
+		if err != nil {
+			_ = s.release()
+		}
+	}()
+	if s.lock, err = lockDir(opts.Dir); err != nil {
+		return nil, err
+	}
+	if s.id, err = identify(opts.Dir, opts.ClusterID, opts.Node); err != nil {
+		return nil, err
+	}
+	if s.bolt, err = openBolt(filepath.Join(opts.Dir, stateFile)); err != nil {
+		return nil, err
+	}
+	if err = s.loadStates(); err != nil {
+		return nil, err
+	}
+	if err = s.openLog(); err != nil {
+		return nil, err
+	}
+	if s.metrics, err = newMetrics(opts.Registerer, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Identity returns whose directory this is.
+func (s *Store) Identity() Identity { return s.id }
+
+// Run commits states in the background, syncs logs of interval durability and
+// removes what logs cut off. It returns nil when ctx ends, and an error of
+// CodeDisk when the disk failed: the node must then stop, because what a failed
+// sync left behind is unknowable until the files are read again.
+func (s *Store) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.pace(ctx, s.dirtyC, s.opts.CommitEvery, s.commitQuietly) })
+	g.Go(func() error { return s.pace(ctx, s.lazyC, intervalSync, s.syncLazy) })
+	g.Go(func() error { return s.pace(ctx, s.cutC, cutEvery, s.cut) })
+	g.Go(func() error {
+		select {
+		case <-s.disk.down:
+			return s.disk.failure()
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
+}
+
+// pace calls work some time after each signal; it sleeps without a timer while
+// there is none.
+func (s *Store) pace(ctx context.Context, signal <-chan struct{}, every time.Duration, work func(context.Context) error) error {
+	timer := time.NewTimer(every)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case <-signal:
+		case <-ctx.Done():
+			return nil
+		}
+		timer.Reset(every)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := work(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// notify sets a signal; one that is set already stays set.
+func notify(signal chan struct{}) {
+	select {
+	case signal <- struct{}{}:
+	default:
+	}
+}
+
+// Health returns nil, or why the disk is bad: a sync failed, or one has been
+// running for more than two seconds, or a fault is injected.
+func (s *Store) Health() error { return s.disk.health() }
+
+// Close commits what is applied, syncs the log and releases the directory. Only
+// the first call does so; later ones return its result.
+func (s *Store) Close() error { return s.shut(true) }
+
+// Abandon releases everything without committing what is only applied in memory:
+// the engine stands where a kill would have left it.
+func (s *Store) Abandon() error { return s.shut(false) }
+
+func (s *Store) shut(flush bool) error {
+	s.closeOnce.Do(func() {
+		var err error
+		if flush && s.disk.failure() == nil {
+			err = s.commitStates(context.Background(), nil)
+			err = errors.Join(err, s.cut(context.Background()), s.syncLazy(context.Background()))
+		}
+		s.closed.Store(true)
+		close(s.closing)
+		s.closeErr = errors.Join(err, s.release())
+	})
+	return s.closeErr
+}
+
+// release closes what is open, in the reverse order of Open.
+func (s *Store) release() error {
+	var errs []error
+	if s.metrics != nil {
+		s.metrics.unregister()
+	}
+	if s.db != nil {
+		errs = append(errs, s.closeLog())
+	}
+	if s.bolt != nil {
+		<-s.commitC // no transaction is under way; nobody gets the token again
+		if err := s.bolt.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", s.bolt.Path(), err))
+		}
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.release())
+	}
+	return errors.Join(errs...)
+}
+
+// usable returns an error when nothing more may be written.
+func (s *Store) usable() error {
+	if s.closed.Load() {
+		return errClosed
+	}
+	return s.disk.failure()
+}
+
+var errClosed = &fulcrum.Error{Code: fulcrum.CodeUnavailable, Detail: "the node's storage is closed"}
+
+// logDir is where the log lives: in the data directory, or at a fixed place of a
+// given file system, so that tests can reopen it from another directory.
+func (s *Store) logDir() string {
+	if s.opts.LogFS == nil {
+		return filepath.Join(s.opts.Dir, "log")
+	}
+	return "log"
+}
+
+// openLog opens the pebble database.
+func (s *Store) openLog() error {
+	fs := s.opts.LogFS
+	if fs == nil {
+		fs = vfs.Default
+	}
+	dir := s.logDir()
+	if err := makeDir(fs, dir); err != nil {
+		return diskError(err, "make %s", dir)
+	}
+	err := guard(func() (err error) {
+		s.db, err = pebble.Open(dir, pebbleOptions(fs, s))
+		return err
+	})
+	if err != nil {
+		return diskError(err, "open the log in %s", dir).
+			WithHint("restore the directory, or wipe it: the node then comes back as a new one and rebuilds from its peers")
+	}
+	return nil
+}
+
+func makeDir(fs vfs.FS, dir string) error {
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	parent, err := fs.OpenDir(fs.PathDir(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(parent.Sync(), parent.Close())
+}
+
+func (s *Store) closeLog() error {
+	s.pipe.Lock()
+	wedged := s.wedged
+	s.pipe.Unlock()
+	if wedged {
+		return s.disk.failure() // pebble's mutex is lost: closing it would hang
+	}
+	if err := guard(s.db.Close); err != nil {
+		return diskError(err, "close the log in %s", s.logDir())
+	}
+	return nil
+}
