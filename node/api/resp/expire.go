@@ -1,0 +1,223 @@
+package resp
+
+import (
+	"math"
+
+	"fulcrum"
+)
+
+// timeUnit says how to read an expiry: as milliseconds or seconds, from now or
+// absolute.
+type timeUnit struct {
+	scale    int64 // milliseconds
+	absolute bool
+}
+
+func parseUnit(arg []byte) (timeUnit, bool) {
+	switch {
+	case word(arg, "EX"):
+		return timeUnit{scale: 1000}, true
+	case word(arg, "PX"):
+		return timeUnit{scale: 1}, true
+	case word(arg, "EXAT"):
+		return timeUnit{scale: 1000, absolute: true}, true
+	case word(arg, "PXAT"):
+		return timeUnit{scale: 1, absolute: true}, true
+	}
+	return timeUnit{}, false
+}
+
+// expiry reads the expiry of SET and GETEX, which must be positive, and returns
+// Unix milliseconds.
+func (c *conn) expiry(arg []byte, u timeUnit, name string) (int64, error) {
+	n, ok := parseInt(arg)
+	if !ok {
+		return 0, errNotInteger
+	}
+	at, ok := u.from(n, c.s.backend.Now())
+	if n <= 0 || !ok {
+		return 0, invalidExpire(name)
+	}
+	return at, nil
+}
+
+func invalidExpire(name string) error {
+	return refusal("ERR invalid expire time in '" + name + "' command")
+}
+
+// from converts n to Unix milliseconds; false: it does not fit.
+func (u timeUnit) from(n, now int64) (int64, bool) {
+	if n > math.MaxInt64/u.scale || n < math.MinInt64/u.scale {
+		return 0, false
+	}
+	n *= u.scale
+	if u.absolute {
+		return n, true
+	}
+	if n > math.MaxInt64-now {
+		return 0, false
+	}
+	return now + n, true
+}
+
+// Conditions of EXPIRE on the expiry that the key has.
+const (
+	ttlAbsent  = 1 << iota // NX: it has none
+	ttlPresent             // XX: it has one
+	ttlLater               // GT: the new one is later
+	ttlEarlier             // LT: the new one is earlier
+)
+
+func expireWrite(u timeUnit, name string) func(*conn, [][]byte, *fulcrum.Write) (writeReply, int64, error) {
+	return func(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+		if len(args) > 3 {
+			return nil, 0, errAlone
+		}
+		at, err := c.expireAt(args[2], u, name)
+		if err != nil {
+			return nil, 0, err
+		}
+		c.expireTo(w, args[1], at)
+		return replyApplied, 0, nil
+	}
+}
+
+// expireAt reads the time of EXPIRE, which may lie in the past.
+func (c *conn) expireAt(arg []byte, u timeUnit, name string) (int64, error) {
+	n, ok := parseInt(arg)
+	if !ok {
+		return 0, errNotInteger
+	}
+	at, ok := u.from(n, c.s.backend.Now())
+	if !ok {
+		return 0, invalidExpire(name)
+	}
+	return at, nil
+}
+
+// expireTo makes w set the expiry of a live key; one in the past deletes it.
+func (c *conn) expireTo(w *fulcrum.Write, key []byte, at int64) {
+	w.Key, w.Op, w.ExpireAt = key, fulcrum.OpExpire, at
+	if at <= c.s.backend.Now() {
+		w.Op, w.If, w.ExpireAt = fulcrum.OpDelete, fulcrum.IfPresent, 0
+	}
+}
+
+// expireRun is EXPIRE with NX, XX, GT or LT. The condition is on the expiry, which
+// no fulcrum.Write can test, so it reads, decides, and writes only where the
+// version that it has read still stands: nothing can come between.
+func expireRun(u timeUnit, name string) func(*conn, [][]byte) {
+	return func(c *conn, args [][]byte) {
+		at, err := c.expireAt(args[2], u, name)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		when, err := parseTTLConditions(args[3:])
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		const attempts = 16
+		for range attempts {
+			e, live, err := c.get(args[1], c.readLevel)
+			if err != nil {
+				c.fail(err)
+				return
+			}
+			if !live || !ttlHolds(when, e.ExpireAt, at) {
+				c.out.integer(0)
+				return
+			}
+			var w fulcrum.Write
+			c.expireTo(&w, args[1], at)
+			w.If, w.At = fulcrum.IfVersion, e.Version
+			res, err := c.one(w)
+			if err != nil {
+				c.fail(err)
+				return
+			}
+			if res.Applied {
+				c.out.integer(1)
+				return
+			}
+		}
+		c.fail(fulcrum.Errorf(fulcrum.CodeConflict, "the key changed %d times meanwhile; nothing was done", attempts).WithHint("try again"))
+	}
+}
+
+func parseTTLConditions(words [][]byte) (int, error) {
+	when := 0
+	for _, a := range words {
+		switch {
+		case word(a, "NX"):
+			when |= ttlAbsent
+		case word(a, "XX"):
+			when |= ttlPresent
+		case word(a, "GT"):
+			when |= ttlLater
+		case word(a, "LT"):
+			when |= ttlEarlier
+		default:
+			return 0, refusal("ERR Unsupported option " + string(a[:min(len(a), 64)]))
+		}
+	}
+	if when&ttlAbsent != 0 && when&^ttlAbsent != 0 {
+		return 0, refusal("ERR NX and XX, GT or LT options at the same time are not compatible")
+	}
+	if when&ttlLater != 0 && when&ttlEarlier != 0 {
+		return 0, refusal("ERR GT and LT options at the same time are not compatible")
+	}
+	return when, nil
+}
+
+// ttlHolds says whether the conditions allow to replace old (0: none, which counts
+// as infinitely late) by at.
+func ttlHolds(when int, old, at int64) bool {
+	switch {
+	case when&ttlAbsent != 0 && old != 0:
+		return false
+	case when&ttlPresent != 0 && old == 0:
+		return false
+	case when&ttlLater != 0 && (old == 0 || at <= old):
+		return false
+	case when&ttlEarlier != 0 && old != 0 && at >= old:
+		return false
+	}
+	return true
+}
+
+func writePersist(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.Key = fulcrum.OpExpire, args[1]
+	return func(c *conn, res *fulcrum.Result, _ int64) {
+		if res.Applied && res.Old.ExpireAt != 0 {
+			c.out.integer(1)
+		} else {
+			c.out.integer(0)
+		}
+	}, 0, nil
+}
+
+// readTTL answers with the time to live, or with the time of expiry, in units of
+// scale milliseconds, rounded to the nearest as Redis does.
+func readTTL(scale int64, absolute bool) func([][]byte) (readReply, int64, int64, error) {
+	reply := func(c *conn, e *fulcrum.Entry, live bool, scale, absolute int64) {
+		switch {
+		case !live:
+			c.out.integer(-2)
+		case e.ExpireAt == 0:
+			c.out.integer(-1)
+		default:
+			ms := e.ExpireAt
+			if absolute == 0 {
+				ms = max(0, ms-c.s.backend.Now())
+			}
+			c.out.integer(ms/scale + (ms%scale*2)/scale)
+		}
+	}
+	flag := int64(0)
+	if absolute {
+		flag = 1
+	}
+	return func([][]byte) (readReply, int64, int64, error) { return reply, scale, flag, nil }
+}

@@ -1,0 +1,321 @@
+package resp
+
+import (
+	"math"
+	"strconv"
+
+	"fulcrum"
+	"fulcrum/consistency"
+)
+
+// stringCommands are the commands on values.
+func stringCommands() []command {
+	return []command{
+		{name: "get", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Returns the value of a key.", read: readGet},
+		{name: "set", arity: -3, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key, under a condition and with an expiry if asked.", write: writeSet},
+		{name: "setnx", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key only when the key does not exist.", write: writeSetNX},
+		{name: "setex", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Sets the value of a key and its expiry in seconds.", write: writeSetEX(1000, "setex")},
+		{name: "psetex", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.6.0", summary: "Sets the value of a key and its expiry in milliseconds.", write: writeSetEX(1, "psetex")},
+		{name: "getset", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key and returns the previous one.", write: writeGetSet},
+		{name: "getdel", arity: 2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and deletes the key.", write: writeGetDel},
+		{name: "getex", arity: -2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and sets or removes its expiry.", write: writeGetEx, run: runGetEx},
+		{name: "mget", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "string", since: "1.0.0", summary: "Returns the values of several keys.", run: runMGet},
+		{name: "mset", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys; atomic within a shard only by chance: each key stands alone.", run: runMSet},
+		{name: "msetnx", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys of one shard when none of them exists.", run: runMSetNX},
+		{name: "append", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Appends to the value of a key.", write: writeAppend},
+		{name: "strlen", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Returns the length of a value in bytes.", read: readStrlen},
+		{name: "incr", arity: 2, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Adds one to the integer at a key.", write: writeIncr(1)},
+		{name: "decr", arity: 2, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Subtracts one from the integer at a key.", write: writeIncr(-1)},
+		{name: "incrby", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Adds to the integer at a key.", write: writeIncrBy},
+		{name: "decrby", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Subtracts from the integer at a key.", write: writeDecrBy},
+		{name: "incrbyfloat", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "2.6.0", summary: "Adds to the number at a key.", write: writeIncrByFloat},
+		{name: "getrange", arity: 4, flags: "readonly", first: 1, last: 1, step: 1, group: "string", since: "2.4.0", summary: "Returns a part of a value.", read: readRange},
+		{name: "substr", arity: 4, flags: "readonly", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Returns a part of a value.", read: readRange},
+		{name: "setrange", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Overwrites a part of a value.", write: writeSetRange, run: runSetRange},
+	}
+}
+
+// Replies to writes.
+
+func replyOK(c *conn, _ *fulcrum.Result, _ int64) { c.out.ok() }
+
+func replyIfApplied(c *conn, res *fulcrum.Result, _ int64) {
+	if res.Applied {
+		c.out.ok()
+	} else {
+		c.out.null()
+	}
+}
+
+func replyApplied(c *conn, res *fulcrum.Result, _ int64) {
+	if res.Applied {
+		c.out.integer(1)
+	} else {
+		c.out.integer(0)
+	}
+}
+
+// replyOld answers with what stood there before. The mode may have changed since
+// writeOld looked: then the write is done and its past is not known.
+func replyOld(c *conn, res *fulcrum.Result, _ int64) {
+	switch {
+	case c.receipt.Mode == consistency.Quorum && res.Applied:
+		c.out.fail("UNKNOWN the value was written, but the keyspace was just switched to mode quorum, which does not know the value before")
+	case res.Old.Version.IsZero():
+		c.out.null()
+	default:
+		c.out.bulk(res.Old.Value)
+	}
+}
+
+func replyValue(c *conn, res *fulcrum.Result, _ int64) {
+	if res.Applied {
+		c.out.bulk(res.Entry.Value)
+	} else {
+		c.out.null()
+	}
+}
+
+func replyInteger(c *conn, res *fulcrum.Result, _ int64) {
+	n, err := strconv.ParseInt(string(res.Entry.Value), 10, 64)
+	if err != nil {
+		c.fail(fulcrum.Errorf(fulcrum.CodeInternal, "the sum is %q", res.Entry.Value))
+		return
+	}
+	c.out.integer(n)
+}
+
+func replyLength(c *conn, res *fulcrum.Result, _ int64) { c.out.integer(int64(len(res.Entry.Value))) }
+
+// Replies to reads.
+
+func replyGet(c *conn, e *fulcrum.Entry, live bool, _, _ int64) {
+	if live {
+		c.out.bulk(e.Value)
+	} else {
+		c.out.null()
+	}
+}
+
+func replyStrlen(c *conn, e *fulcrum.Entry, live bool, _, _ int64) {
+	n := 0
+	if live {
+		n = len(e.Value)
+	}
+	c.out.integer(int64(n))
+}
+
+func replyRange(c *conn, e *fulcrum.Entry, live bool, start, end int64) {
+	n := int64(len(e.Value))
+	if !live || n == 0 || (start < 0 && end < 0 && start > end) {
+		c.out.text("")
+		return
+	}
+	if start < 0 {
+		start = max(0, n+start)
+	}
+	if end < 0 {
+		end = max(0, n+end)
+	}
+	end = min(end, n-1)
+	if start > end {
+		c.out.text("")
+		return
+	}
+	c.out.bulk(e.Value[start : end+1])
+}
+
+func readGet([][]byte) (readReply, int64, int64, error)    { return replyGet, 0, 0, nil }
+func readStrlen([][]byte) (readReply, int64, int64, error) { return replyStrlen, 0, 0, nil }
+
+func readRange(args [][]byte) (readReply, int64, int64, error) {
+	start, ok1 := parseInt(args[2])
+	end, ok2 := parseInt(args[3])
+	if !ok1 || !ok2 {
+		return nil, 0, 0, errNotInteger
+	}
+	return replyRange, start, end, nil
+}
+
+// writeOld is for writes that answer with the value before, and that fulcrum.Write
+// counts as blind: a mode that does not know it would answer nil, so they are
+// refused here.
+func (c *conn) writeOld(name string) error {
+	if c.pend.ks.Mode != quorumMode {
+		return nil
+	}
+	return fulcrum.Errorf(fulcrum.CodeMode, "%s needs an atomic read-modify-write, which keyspace %q in mode quorum cannot give", name, c.pend.ks.Name).
+		WithHint("modes raft and leader-follower can")
+}
+
+func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.Key, w.Value = fulcrum.OpPut, args[1], args[2]
+	var get, timed bool
+	for i := 3; i < len(args); i++ {
+		switch {
+		case word(args[i], "NX") && w.If == fulcrum.IfAlways:
+			w.If = fulcrum.IfAbsent
+		case word(args[i], "XX") && w.If == fulcrum.IfAlways:
+			w.If = fulcrum.IfPresent
+		case word(args[i], "NX") && w.If == fulcrum.IfAbsent, word(args[i], "XX") && w.If == fulcrum.IfPresent:
+		case word(args[i], "GET"):
+			get = true
+		case word(args[i], "KEEPTTL") && !timed:
+			w.KeepTTL = true
+		default:
+			unit, ok := parseUnit(args[i])
+			if !ok || timed || w.KeepTTL || i+1 == len(args) {
+				return nil, 0, errSyntax
+			}
+			at, err := c.expiry(args[i+1], unit, "set")
+			if err != nil {
+				return nil, 0, err
+			}
+			timed, w.ExpireAt = true, at
+			i++
+		}
+	}
+	if timed && w.ExpireAt <= c.s.backend.Now() { // set and gone at once: only the condition and the past count
+		w.Op, w.Value, w.ExpireAt = fulcrum.OpDelete, nil, 0
+	}
+	switch {
+	case get:
+		return replyOld, 0, c.writeOld("SET with GET")
+	case w.If != fulcrum.IfAlways:
+		return replyIfApplied, 0, nil
+	}
+	return replyOK, 0, nil
+}
+
+func writeSetNX(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.If, w.Key, w.Value = fulcrum.OpPut, fulcrum.IfAbsent, args[1], args[2]
+	return replyApplied, 0, nil
+}
+
+func writeSetEX(unit int64, name string) func(*conn, [][]byte, *fulcrum.Write) (writeReply, int64, error) {
+	return func(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+		at, err := c.expiry(args[2], timeUnit{scale: unit}, name)
+		w.Op, w.Key, w.Value, w.ExpireAt = fulcrum.OpPut, args[1], args[3], at
+		return replyOK, 0, err
+	}
+}
+
+func writeGetSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.Key, w.Value = fulcrum.OpPut, args[1], args[2]
+	return replyOld, 0, c.writeOld("GETSET")
+}
+
+// writeGetDel deletes under IfPresent, so that a mode which cannot return the value
+// atomically refuses it.
+func writeGetDel(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.If, w.Key = fulcrum.OpDelete, fulcrum.IfPresent, args[1]
+	return replyOld, 0, nil
+}
+
+func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.Key = fulcrum.OpExpire, args[1]
+	switch {
+	case len(args) == 2:
+		return nil, 0, errAlone
+	case len(args) == 3 && word(args[2], "PERSIST"):
+		return replyValue, 0, nil
+	}
+	unit, ok := parseUnit(args[2])
+	if !ok || len(args) != 4 {
+		return nil, 0, errSyntax
+	}
+	at, err := c.expiry(args[3], unit, "getex")
+	if err != nil {
+		return nil, 0, err
+	}
+	if at <= c.s.backend.Now() {
+		w.Op, w.If = fulcrum.OpDelete, fulcrum.IfPresent
+		return replyOld, 0, nil
+	}
+	w.ExpireAt = at
+	return replyValue, 0, nil
+}
+
+// runGetEx is GETEX without options: a plain read.
+func runGetEx(c *conn, args [][]byte) {
+	e, live, err := c.get(args[1], c.readLevel)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	replyGet(c, &e, live, 0, 0)
+}
+
+func writeAppend(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	w.Op, w.Key, w.Value = fulcrum.OpAppend, args[1], args[2]
+	return replyLength, 0, nil
+}
+
+func writeIncr(by int64) func(*conn, [][]byte, *fulcrum.Write) (writeReply, int64, error) {
+	text := strconv.AppendInt(nil, by, 10)
+	return func(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+		w.Op, w.Key, w.Value = fulcrum.OpAdd, args[1], text
+		return replyInteger, 0, nil
+	}
+}
+
+func writeIncrBy(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	if _, ok := parseInt(args[2]); !ok {
+		return nil, 0, errNotInteger
+	}
+	w.Op, w.Key, w.Value = fulcrum.OpAdd, args[1], args[2]
+	return replyInteger, 0, nil
+}
+
+func writeDecrBy(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	n, ok := parseInt(args[2])
+	switch {
+	case !ok:
+		return nil, 0, errNotInteger
+	case n == math.MinInt64:
+		return nil, 0, refusal("ERR decrement would overflow")
+	}
+	w.Op, w.Key, w.Value = fulcrum.OpAdd, args[1], strconv.AppendInt(nil, -n, 10)
+	return replyInteger, 0, nil
+}
+
+// writeIncrByFloat passes the number on as a plain decimal of what a float64 holds
+// of it, so that an absurd exponent costs no replica anything.
+func writeIncrByFloat(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	if len(args[2]) > 256 {
+		return nil, 0, errNotFloat
+	}
+	f, err := strconv.ParseFloat(string(args[2]), 64)
+	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
+		return nil, 0, errNotFloat
+	}
+	w.Op, w.Key, w.Value = fulcrum.OpAddFloat, args[1], args[2]
+	if math.Abs(f) < 1e-300 {
+		w.Value = []byte("0")
+	}
+	return func(c *conn, res *fulcrum.Result, _ int64) { c.out.bulk(res.Entry.Value) }, 0, nil
+}
+
+func writeSetRange(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
+	offset, ok := parseInt(args[2])
+	switch {
+	case !ok:
+		return nil, 0, errNotInteger
+	case offset < 0:
+		return nil, 0, errOffset
+	case len(args[3]) == 0:
+		return nil, 0, errAlone
+	}
+	w.Op, w.Key, w.Value, w.Offset = fulcrum.OpSetRange, args[1], args[3], offset
+	return replyLength, 0, nil
+}
+
+// runSetRange is SETRANGE of nothing: it changes nothing, as in Redis.
+func runSetRange(c *conn, args [][]byte) {
+	e, live, err := c.get(args[1], c.readLevel)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	replyStrlen(c, &e, live, 0, 0)
+}
