@@ -1,0 +1,176 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"fulcrum"
+)
+
+// call is one call waiting for its answer. Whoever takes it out of wire.pending
+// answers it, once.
+type call struct {
+	done  chan struct{} // has room for one token: answering never blocks
+	start uint64        // where its frame begins in all that its wire was given to write
+	reply []byte
+	err   error
+}
+
+// Call asks the handler of ch on node to, and returns its answer, which the caller
+// owns. payload is copied before Call returns. See the package comment for what the
+// errors mean. A call to this node itself runs the handler on the caller's goroutine.
+func (t *Transport) Call(ctx context.Context, to fulcrum.NodeID, ch Channel, payload []byte) ([]byte, error) {
+	if len(payload) > t.o.MaxFrameBytes {
+		return nil, fulcrum.Errorf(fulcrum.CodeTooLarge, "message of %d bytes to %s: at most %d fit", len(payload), to, t.o.MaxFrameBytes)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t.o.CallTimeout)
+		defer cancel()
+	}
+	select {
+	case <-t.started:
+	case <-ctx.Done():
+		return nil, t.unsent(to, ctx.Err())
+	}
+	if to == t.o.Node {
+		return t.callSelf(ctx, ch, payload)
+	}
+	begun := time.Now()
+	p := t.peer(to)
+	if p == nil {
+		return nil, t.unsent(to, errors.New("too many nodes were ever named"))
+	}
+	for {
+		w, err := p.connected(ctx, len(payload))
+		if err != nil {
+			return nil, err
+		}
+		id, c, err := w.startCall(ctx, ch, payload)
+		if errors.Is(err, errWireEnded) {
+			continue // it ended between connected and here; nothing was sent
+		}
+		if err != nil {
+			return nil, err
+		}
+		reply, err := t.await(ctx, w, id, c)
+		t.m.callSeconds.Observe(time.Since(begun).Seconds())
+		return reply, err
+	}
+}
+
+// await returns the answer to c. When ctx ends first the call is forgotten, and a
+// late answer ignored.
+func (t *Transport) await(ctx context.Context, w *wire, id uint64, c *call) ([]byte, error) {
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		if w.forget(id) {
+			t.recycle(c)
+			return nil, fmt.Errorf("call to %s: %w", w.peer.id, ctx.Err())
+		}
+		<-c.done // it was being answered at that moment
+	}
+	reply, err := c.reply, c.err
+	t.recycle(c)
+	return reply, err
+}
+
+// recycle keeps c for another call. Nobody else may know it any more.
+func (t *Transport) recycle(c *call) {
+	c.reply, c.err = nil, nil
+	t.calls.Put(c)
+}
+
+// callSelf answers without a network, with the same errors as over one.
+func (t *Transport) callSelf(ctx context.Context, ch Channel, payload []byte) ([]byte, error) {
+	h := t.handlers[ch]
+	if h.h == nil {
+		return nil, noHandler(ch)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, t.unsent(t.o.Node, err)
+	}
+	if !t.begin() {
+		return nil, t.unsent(t.o.Node, errStopping)
+	}
+	defer t.handling.Done()
+	if !h.fast {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(t.life, cancel)()
+	}
+	reply, err := h.h(ctx, t.o.Node, bytes.Clone(payload))
+	if err != nil {
+		return nil, fulcrum.AsError(err)
+	}
+	return reply, nil
+}
+
+// unsent is the error of a call that definitely was not sent.
+func (t *Transport) unsent(to fulcrum.NodeID, cause error) error {
+	e := fulcrum.Errorf(fulcrum.CodeUnavailable, "no connection from %s to %s: %w", t.o.Node, to, cause)
+	return e
+}
+
+func noHandler(ch Channel) error {
+	return fulcrum.Errorf(fulcrum.CodeNotFound, "nobody handles channel %d", ch)
+}
+
+// handle answers one call that came in over w, on this goroutine if its handler is
+// fast.
+func (t *Transport) handle(w *wire, f frame) {
+	h := t.handlers[f.channel]
+	deadline := time.Now().Add(timeoutOf(f))
+	switch {
+	case h.h == nil:
+		w.answer(f.id, nil, noHandler(f.channel))
+		return
+	case h.fast:
+		reply, err := h.h(deadlineOnly{t.life, deadline}, w.peer.id, f.payload)
+		w.answer(f.id, reply, err)
+		return
+	}
+	if w.peer.inflight.Add(1) > int64(t.o.MaxInflight) {
+		w.peer.inflight.Add(-1)
+		t.m.overloaded.Inc()
+		w.answer(f.id, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%s is handling %d calls of %s already", t.o.Node, t.o.MaxInflight, w.peer.id))
+		return
+	}
+	if !t.begin() {
+		w.peer.inflight.Add(-1)
+		w.answer(f.id, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is stopping", t.o.Node))
+		return
+	}
+	go func() { // owned by t.handling, which Run waits for
+		defer t.handling.Done()
+		defer w.peer.inflight.Add(-1)
+		ctx, cancel := context.WithDeadline(t.life, deadline)
+		defer cancel()
+		reply, err := h.h(ctx, w.peer.id, f.payload)
+		w.answer(f.id, reply, err)
+	}()
+}
+
+// maxTimeout bounds what a peer can ask us to wait.
+const maxTimeout = time.Hour
+
+func timeoutOf(f frame) time.Duration {
+	if f.timeout > uint64(maxTimeout/time.Millisecond) {
+		return maxTimeout
+	}
+	return time.Duration(f.timeout) * time.Millisecond
+}
+
+// deadlineOnly is a context whose deadline can be asked for, but does not fire: a
+// fast handler never waits, so a timer for each call would be wasted.
+type deadlineOnly struct {
+	context.Context
+	deadline time.Time
+}
+
+func (d deadlineOnly) Deadline() (time.Time, bool) { return d.deadline, true }

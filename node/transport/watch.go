@@ -1,0 +1,90 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// keepAlive lets the kernel notice a dead host on an idle connection, also under
+// wrappers that have NetConn, as crypto/tls and node/netfault do.
+func keepAlive(c net.Conn) {
+	for {
+		if tcp, ok := c.(*net.TCPConn); ok {
+			// Best effort: without it the watcher still notices, when calls wait.
+			_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3})
+			return
+		}
+		under, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return
+		}
+		c = under.NetConn()
+	}
+}
+
+// watch ends w when it stalls or idles, and pings while calls wait.
+func (w *wire) watch() {
+	tick := time.NewTicker(w.t.o.KeepAlive)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.done:
+			return
+		case <-tick.C:
+		}
+		if err := w.check(w.t.now()); err != nil {
+			if !errors.Is(err, errIdle) {
+				w.t.log.warn("closed a peer connection", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
+			}
+			w.end(err)
+			return
+		}
+	}
+}
+
+// check says why w must end now, and sends a ping when one is due.
+func (w *wire) check(now int64) error {
+	stall := int64(w.t.o.StallTimeout)
+	if since := w.writeSince.Load(); since != 0 && now-since > stall {
+		return fmt.Errorf("nothing could be written for %v", w.t.o.StallTimeout)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return nil
+	}
+	lastRead := w.lastRead.Load()
+	idle := int64(w.t.o.IdleTimeout)
+	if w.inbound {
+		// The dialer decides when a connection is idle; this is for one that vanished.
+		if now-lastRead > 2*idle && len(w.buf)+w.flight == 0 && w.peer.inflight.Load() == 0 {
+			return errIdle
+		}
+		return nil
+	}
+	switch {
+	case w.ping.outFor != 0 && now-max(w.ping.outFor, lastRead) > stall:
+		return fmt.Errorf("no sign of life for %v", w.t.o.StallTimeout)
+	case w.ping.id == 0 && len(w.pending) > 0:
+		w.lastID++
+		start, _ := w.put(&frame{kind: kindPing, id: w.lastID}, true)
+		w.ping = ping{id: w.lastID, end: start + 1} // handing over any byte of it hands over all
+	case w.ping.id == 0 && len(w.pending) == 0 && len(w.buf)+w.flight == 0 && now-w.lastUse > idle:
+		w.closing.Store(true) // no call begins from here on
+		return errIdle
+	}
+	return nil
+}
+
+// ponged notes the answer to the ping under way.
+func (w *wire) ponged(id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ping.id != id || w.ping.asked == 0 {
+		return
+	}
+	w.peer.rtt.Store(max(1, w.t.now()-w.ping.asked))
+	w.ping = ping{}
+}

@@ -1,0 +1,383 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"fulcrum"
+)
+
+const (
+	readBuffer = 64 << 10
+	writeStep  = 256 << 10 // of one Write: what must move within StallTimeout
+	keepBuffer = 1 << 20   // larger write buffers are given back to the collector
+)
+
+// errWireEnded says that a call was not given to a wire because it had ended.
+var errWireEnded = errors.New("connection ended")
+
+// wire is one connection after its handshake: on an outbound one we call and the
+// peer answers, on an inbound one the other way round. Three goroutines serve it:
+// read, write and watch; all end with it.
+type wire struct {
+	t       *Transport
+	peer    *peer
+	conn    net.Conn
+	inbound bool
+	done    chan struct{} // closed by end
+	kick    chan struct{} // has a token when the writer should look again
+
+	closing    atomic.Bool  // no call may begin; set under mu
+	lastRead   atomic.Int64 // Transport.now of the last bytes that came
+	writeSince atomic.Int64 // Transport.now at which the Write under way began; 0: none
+
+	mu       sync.Mutex
+	err      error  // why it ended; nil while it lives
+	draining bool   // end once all is written; closing is set too
+	waiting  bool   // the writer has nothing to do, and needs a kick
+	buf      []byte // encoded frames that are next to be written
+	spare    []byte // an empty buffer to continue with
+	frames   int    // in buf
+	flight   int    // bytes handed to Write, and not yet returned from
+	handed   uint64 // bytes ever handed to Write: frames that begin here or later were never sent
+	lastID   uint64
+	lastUse  int64 // Transport.now of the last call begun or answered
+	pending  map[uint64]*call
+
+	ping ping // the ping under way
+}
+
+// ping is the one ping under way on a wire; id 0: none.
+type ping struct {
+	id     uint64
+	end    uint64 // where its frame ends in all that is written
+	asked  int64  // Transport.now when it was handed to Write; 0: not yet
+	outFor int64  // Transport.now when that Write was done; 0: not yet
+}
+
+func (t *Transport) newWire(p *peer, c net.Conn, inbound bool) *wire {
+	keepAlive(c)
+	w := &wire{
+		t: t, peer: p, conn: c, inbound: inbound,
+		done: make(chan struct{}), kick: make(chan struct{}, 1),
+		pending: make(map[uint64]*call), lastUse: t.now(),
+	}
+	w.heard()
+	return w
+}
+
+// serve runs w; false: the transport is stopping, and w has ended.
+func (t *Transport) serve(w *wire) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stopping {
+		_ = w.conn.Close() // nothing was sent on it
+		return false
+	}
+	t.wires[w] = struct{}{}
+	w.peer.wires.Add(1)
+	t.m.connections(w.inbound).Inc()
+	t.running.Go(w.read)
+	t.running.Go(w.write)
+	t.running.Go(w.watch)
+	return true
+}
+
+// end closes w for the reason given and answers its calls. Only the first counts.
+func (w *wire) end(reason error) {
+	w.mu.Lock()
+	if w.err != nil {
+		w.mu.Unlock()
+		return
+	}
+	w.err = reason
+	w.closing.Store(true)
+	close(w.done)
+	calls, handed := w.pending, w.handed
+	w.pending, w.buf, w.spare = nil, nil, nil
+	w.mu.Unlock()
+
+	_ = w.conn.Close() // the reason is known already
+	for _, c := range calls {
+		if c.start >= handed {
+			c.err = w.t.unsent(w.peer.id, reason)
+		} else {
+			c.err = fmt.Errorf("call to %s: %w (%w)", w.peer.id, ErrConnLost, reason)
+		}
+		c.done <- struct{}{}
+	}
+	w.t.forgetWire(w)
+}
+
+func (t *Transport) forgetWire(w *wire) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.wires, w)
+	w.peer.wires.Add(-1)
+	t.m.connections(w.inbound).Dec()
+	if w.inbound {
+		t.inbound--
+	}
+}
+
+// drain ends w once everything queued is written, or after drainTimeout.
+func (w *wire) drain() {
+	w.mu.Lock()
+	w.draining = true
+	w.closing.Store(true)
+	w.wakeWriter()
+	w.mu.Unlock()
+	_ = w.conn.SetWriteDeadline(time.Now().Add(drainTimeout)) // a closed one is drained
+}
+
+// put queues f and reports where it begins. Past the bound it refuses what is not
+// urgent. It needs mu and a living w.
+func (w *wire) put(f *frame, urgent bool) (start uint64, ok bool) {
+	queued := len(w.buf) + w.flight
+	if !urgent && queued > 0 && queued+len(f.payload) > w.t.o.QueueBytes {
+		w.t.m.overloaded.Inc()
+		return 0, false
+	}
+	if w.buf == nil {
+		w.buf, w.spare = w.spare, nil
+	}
+	start = w.handed + uint64(len(w.buf))
+	w.buf = appendFrame(w.buf, f)
+	w.frames++
+	w.wakeWriter()
+	return start, true
+}
+
+// wakeWriter needs mu.
+func (w *wire) wakeWriter() {
+	if w.waiting {
+		w.waiting = false
+		w.kick <- struct{}{} // has room: one token for each time waiting is set
+	}
+}
+
+// startCall queues a call. The error is errWireEnded, or a definite *fulcrum.Error.
+func (w *wire) startCall(ctx context.Context, ch Channel, payload []byte) (uint64, *call, error) {
+	deadline, _ := ctx.Deadline()
+	left := time.Until(deadline)
+	if err := ctx.Err(); err != nil {
+		return 0, nil, w.t.unsent(w.peer.id, err)
+	}
+	if left <= 0 { // its timer has not fired yet
+		return 0, nil, w.t.unsent(w.peer.id, context.DeadlineExceeded)
+	}
+	f := frame{kind: kindCall, channel: ch, timeout: uint64((left + time.Millisecond - 1) / time.Millisecond), payload: payload}
+	c := w.t.calls.Get().(*call)
+
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closing.Load() {
+		w.t.recycle(c)
+		return 0, nil, errWireEnded
+	}
+	w.lastID++
+	f.id = w.lastID
+	start, ok := w.put(&f, false)
+	if !ok {
+		w.t.recycle(c)
+		return 0, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", len(w.buf)+w.flight, w.t.o.Node, w.peer.id)
+	}
+	c.start = start
+	w.pending[f.id] = c
+	w.lastUse = w.t.now()
+	return f.id, c, nil
+}
+
+// forget takes a call back; false: someone is answering it.
+func (w *wire) forget(id uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.pending[id]
+	delete(w.pending, id)
+	return ok
+}
+
+// answer queues the answer to a peer's call. If it does not fit the caller hears
+// nothing, and runs into its deadline.
+func (w *wire) answer(id uint64, reply []byte, err error) {
+	f := frame{kind: kindReply, id: id, payload: reply}
+	if err == nil && len(reply) > w.t.o.MaxFrameBytes {
+		err = fulcrum.Errorf(fulcrum.CodeTooLarge, "answer of %d bytes: at most %d fit", len(reply), w.t.o.MaxFrameBytes)
+	}
+	if err != nil {
+		f.kind, f.payload = kindError, fulcrum.AppendError(nil, err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err == nil {
+		w.put(&f, false)
+		w.lastUse = w.t.now()
+	}
+}
+
+// write writes what is queued until w ends.
+func (w *wire) write() {
+	for {
+		batch, ok := w.next()
+		if !ok {
+			return
+		}
+		for rest := batch; len(rest) > 0; {
+			step := rest[:min(len(rest), writeStep)]
+			w.writeSince.Store(max(1, w.t.now()))
+			n, err := w.conn.Write(step)
+			w.writeSince.Store(0)
+			w.t.m.bytesOut.Add(float64(n))
+			if err != nil {
+				w.end(fmt.Errorf("write: %w", err))
+				return
+			}
+			rest = rest[len(step):]
+		}
+		w.written(batch)
+	}
+}
+
+// next waits for frames and takes all of them; false: w has ended.
+func (w *wire) next() ([]byte, bool) {
+	w.mu.Lock()
+	for w.err == nil && len(w.buf) == 0 {
+		if w.draining {
+			w.mu.Unlock()
+			w.end(errStopping)
+			return nil, false
+		}
+		w.waiting = true
+		w.mu.Unlock()
+		select {
+		case <-w.kick:
+		case <-w.done:
+		}
+		w.mu.Lock()
+	}
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return nil, false
+	}
+	batch := w.buf
+	w.buf, w.spare = w.spare, nil
+	w.flight = len(batch)
+	w.handed += uint64(len(batch))
+	if w.ping.id != 0 && w.ping.asked == 0 && w.handed >= w.ping.end {
+		w.ping.asked = w.t.now()
+	}
+	w.t.m.framesOut.Add(float64(w.frames))
+	w.frames = 0
+	return batch, true
+}
+
+// written takes the buffer back.
+func (w *wire) written(batch []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flight = 0
+	if w.ping.asked != 0 && w.ping.outFor == 0 {
+		w.ping.outFor = w.t.now()
+	}
+	if w.err == nil && cap(batch) <= keepBuffer {
+		if w.buf == nil {
+			w.buf = batch[:0]
+		} else {
+			w.spare = batch[:0]
+		}
+	}
+}
+
+// Read makes w the reader under its own bufio.Reader: it notes every sign of life.
+func (w *wire) Read(p []byte) (int, error) {
+	n, err := w.conn.Read(p)
+	if n > 0 {
+		w.heard()
+		w.t.m.bytesIn.Add(float64(n))
+	}
+	return n, err
+}
+
+func (w *wire) heard() {
+	now := w.t.now()
+	w.lastRead.Store(now)
+	w.peer.lastHeard.Store(max(1, now))
+}
+
+// read takes frames apart until w ends. A bad frame ends it: nobody knows where the
+// next one would begin.
+func (w *wire) read() {
+	r := bufio.NewReaderSize(w, readBuffer)
+	for {
+		f, _, err := readFrame(r, w.t.o.MaxFrameBytes)
+		if err == nil {
+			w.t.m.framesIn.Inc()
+			err = w.take(f)
+		}
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, errBadFrame) {
+			w.t.m.badFrames.Inc()
+			w.t.log.warn("closed a peer connection: it sent garbage", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
+		}
+		if errors.Is(err, io.EOF) {
+			err = errors.New("closed by the peer")
+		}
+		w.end(err)
+		return
+	}
+}
+
+// take acts on one frame.
+func (w *wire) take(f frame) error {
+	switch {
+	case f.kind == kindCall && w.inbound:
+		w.t.handle(w, f)
+	case f.kind == kindPing && w.inbound:
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.err == nil && len(w.buf) < w.t.o.QueueBytes { // who floods us with pings hears less
+			w.put(&frame{kind: kindPong, id: f.id}, true)
+		}
+	case f.kind == kindPong && !w.inbound:
+		w.ponged(f.id)
+	case (f.kind == kindReply || f.kind == kindError) && !w.inbound:
+		w.answered(f)
+	default:
+		return fmt.Errorf("%w: kind %d has no place in this direction", errBadFrame, f.kind)
+	}
+	return nil
+}
+
+// answered ends the call that f answers. Calls that were given up are not known
+// any more; their answers are ignored.
+func (w *wire) answered(f frame) {
+	w.mu.Lock()
+	c := w.pending[f.id]
+	delete(w.pending, f.id)
+	w.mu.Unlock()
+	if c == nil {
+		return
+	}
+	if f.kind == kindReply {
+		c.reply = f.payload
+	} else if c.err = fulcrum.DecodeError(f.payload); errors.Is(c.err, fulcrum.ErrShort) {
+		c.err = fmt.Errorf("call to %s: its error cannot be read: %w", w.peer.id, c.err)
+	}
+	c.done <- struct{}{}
+}
+
+func addr(c net.Conn) string {
+	if a := c.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}
