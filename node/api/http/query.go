@@ -1,0 +1,118 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	nethttp "net/http"
+
+	"fulcrum"
+	"fulcrum/consistency"
+)
+
+// maxTTL keeps Unix milliseconds far from overflow.
+const maxTTL = 100 * 365 * 24 * time.Hour
+
+// query reads the request's parameters and refuses those that are not known, or
+// come twice: a misspelt ?levle= must not be served at another level.
+func query(r *nethttp.Request, known ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "query: %w", err)
+	}
+	for name, values := range q {
+		if !slices.Contains(known, name) {
+			e := fulcrum.Errorf(fulcrum.CodeInvalid, "unknown query parameter %q", name)
+			if len(known) == 0 {
+				return nil, e.WithHint("there are none here")
+			}
+			return nil, e.WithHint("there are: %s", strings.Join(known, ", "))
+		}
+		if len(values) > 1 {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "query parameter %q given %d times", name, len(values))
+		}
+	}
+	return q, nil
+}
+
+func levelOf(q url.Values) (consistency.Level, error) {
+	l, err := consistency.ParseLevel(q.Get("level"))
+	if err != nil {
+		return l, fulcrum.Errorf(fulcrum.CodeLevel, "%w", err)
+	}
+	return l, nil
+}
+
+// ttlOf reads a duration ("90s") or whole seconds ("90"); 0 is no expiry.
+func ttlOf(q url.Values) (time.Duration, error) {
+	s := q.Get("ttl")
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if seconds, intErr := strconv.ParseInt(s, 10, 64); intErr == nil {
+		d, err = min(time.Duration(seconds), maxTTL)*time.Second, nil
+		if seconds > int64(maxTTL/time.Second) {
+			d = maxTTL + 1
+		}
+	}
+	if err != nil || d < time.Millisecond || d > maxTTL {
+		return 0, fulcrum.Errorf(fulcrum.CodeInvalid, "ttl %q", s).WithHint("want seconds or a duration from 1ms to 100 years, such as ttl=90 or ttl=1h30m")
+	}
+	return d, nil
+}
+
+func boolOf(q url.Values, name string) (bool, error) {
+	if !q.Has(name) {
+		return false, nil
+	}
+	if q.Get(name) == "" {
+		return true, nil
+	}
+	v, err := strconv.ParseBool(q.Get(name))
+	if err != nil {
+		return false, fulcrum.Errorf(fulcrum.CodeInvalid, "%s %q: want true or false", name, q.Get(name))
+	}
+	return v, nil
+}
+
+// body reads the whole body of a request, at most limit bytes.
+func body(w nethttp.ResponseWriter, r *nethttp.Request, limit int) ([]byte, error) {
+	tooLarge := func() error {
+		return fulcrum.Errorf(fulcrum.CodeTooLarge, "body over the limit of %d bytes", limit)
+	}
+	if r.ContentLength > int64(limit) {
+		return nil, tooLarge()
+	}
+	b, err := io.ReadAll(nethttp.MaxBytesReader(w, r.Body, int64(limit)))
+	var over *nethttp.MaxBytesError
+	switch {
+	case errors.As(err, &over):
+		return nil, tooLarge()
+	case err != nil:
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "body: %v", err)
+	}
+	return b, nil
+}
+
+// decode reads one JSON value into v: no unknown field, nothing behind it.
+func decode(b []byte, v any) error {
+	d := json.NewDecoder(strings.NewReader(string(b)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		if errors.Is(err, io.EOF) {
+			return fulcrum.Errorf(fulcrum.CodeInvalid, "body: want JSON, got nothing")
+		}
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %v", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: something stands behind the JSON value")
+	}
+	return nil
+}
