@@ -182,9 +182,18 @@ func addInt(base, delta []byte, live bool) ([]byte, error) {
 // addFloat adds in 17 digits of decimal precision as Redis does with long
 // doubles, so that 10.5 + 0.1 is 10.6.
 func addFloat(base, delta []byte, live bool) ([]byte, error) {
+	// The length and the exponent are held to what a long double has room for: the
+	// decimal form of 1e-1000000 alone would take a replica minutes to print.
+	const maxText, minExponent, maxExponent = 5 << 10, -16445, 16384
 	parse := func(b []byte) (*big.Float, error) {
+		if len(b) > maxText {
+			return nil, ErrNotFloat
+		}
 		f, _, err := big.ParseFloat(string(b), 10, 64, big.ToNearestEven)
 		if err != nil || f.IsInf() {
+			return nil, ErrNotFloat
+		}
+		if exp := f.MantExp(nil); exp < minExponent || exp > maxExponent {
 			return nil, ErrNotFloat
 		}
 		return f, nil
