@@ -3,6 +3,7 @@ package membership_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -21,12 +22,12 @@ import (
 
 // cluster is a few members on one simulated network, with links that can be cut.
 type cluster struct {
-	t     *testing.T
-	net   *sim.Network
-	peers map[fulcrum.NodeID]string
-	up    map[fulcrum.NodeID]*node
+	t   *testing.T
+	net *sim.Network
+	up  map[fulcrum.NodeID]*node
 
 	mu    sync.Mutex
+	peers map[fulcrum.NodeID]string
 	sides map[fulcrum.NodeID]int // nodes of different sides cannot talk
 }
 
@@ -105,7 +106,11 @@ func (c *cluster) start(id fulcrum.NodeID, change func(*membership.Options)) *no
 			defer n.mu.Unlock()
 			return []byte(n.meta)
 		},
-		Peers: func() map[fulcrum.NodeID]string { return c.peers },
+		Peers: func() map[fulcrum.NodeID]string {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return maps.Clone(c.peers)
+		},
 		OnChange: func([]membership.Member) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -248,11 +253,7 @@ func TestSplitOutlivesHealingWithoutRejoin(t *testing.T) {
 				o.Peers = func() map[fulcrum.NodeID]string {
 					mu.Lock()
 					defer mu.Unlock()
-					out := map[fulcrum.NodeID]string{}
-					for k, v := range seed {
-						out[k] = v
-					}
-					return out
+					return maps.Clone(seed)
 				}
 			})
 		}
@@ -374,7 +375,9 @@ func TestOtherClustersAreRefused(t *testing.T) {
 		c := newCluster(t, "n1", "n2")
 		defer c.stopAll()
 		c.settled(15 * time.Second)
-		c.peers = map[fulcrum.NodeID]string{"n1": "n1:7301", "n2": "n2:7301", "n3": "n3:7301"}
+		c.mu.Lock()
+		c.peers["n3"] = "n3:7301"
+		c.mu.Unlock()
 		c.start("n3", func(o *membership.Options) { o.ClusterID = "another-cluster" })
 		time.Sleep(5 * time.Minute)
 		c.expect(five[:2], "n3", membership.StateUnknown)
