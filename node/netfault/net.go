@@ -107,14 +107,14 @@ func (n *Net) start(c *Conn) bool {
 // out and in are what the two directions between this node and peer suffer. An
 // empty peer is one not known yet: its link is healthy.
 func (n *Net) out(peer fulcrum.NodeID) fault.Effect {
-	if peer == "" {
+	if peer == "" || !n.set.Broken() {
 		return fault.Effect{}
 	}
 	return n.set.Link(n.self, peer, n.layer)
 }
 
 func (n *Net) in(peer fulcrum.NodeID) fault.Effect {
-	if peer == "" {
+	if peer == "" || !n.set.Broken() {
 		return fault.Effect{}
 	}
 	return n.set.Link(peer, n.self, n.layer)
