@@ -279,8 +279,8 @@ func writeDecrBy(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, e
 	return replyInteger, 0, nil
 }
 
-// writeIncrByFloat passes the number on as a plain decimal of what a float64 holds
-// of it, so that an absurd exponent costs no replica anything.
+// writeIncrByFloat takes what a float64 can hold. Smaller numbers than any that
+// could show in 17 decimals count as zero.
 func writeIncrByFloat(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
 	if len(args[2]) > 256 {
 		return nil, 0, errNotFloat

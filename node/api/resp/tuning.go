@@ -40,22 +40,26 @@ func runKeyspace(c *conn, args [][]byte) {
 	}
 }
 
-// runConsistency sets both levels or none. Levels that the keyspace's mode does not
-// offer are refused when they are used, since the mode can change and another
-// keyspace may be selected.
+// runConsistency sets both levels or none; it refuses those that the mode of the
+// selected keyspace does not offer. Should the mode change, or another keyspace be
+// selected, each request is checked again by the backend.
 func runConsistency(c *conn, args [][]byte) {
 	read, write := c.readLevel, c.writeLevel
 	if len(args)%2 == 0 {
 		c.fail(errSyntax)
 		return
 	}
+	ks, err := c.keyspace()
+	if err != nil {
+		c.fail(err)
+		return
+	}
 	for i := 1; i < len(args); i += 2 {
-		var into *consistency.Level
+		into, access := &read, consistency.Read
 		switch {
 		case word(args[i], "READ"):
-			into = &read
 		case word(args[i], "WRITE"):
-			into = &write
+			into, access = &write, consistency.Write
 		default:
 			c.fail(errSyntax)
 			return
@@ -65,16 +69,17 @@ func runConsistency(c *conn, args [][]byte) {
 			c.out.fail("LEVEL " + err.Error())
 			return
 		}
+		if mode, err := consistency.ParseMode(ks.Mode); err == nil {
+			if _, err := consistency.Lookup(mode, access, l); err != nil {
+				c.fail(err)
+				return
+			}
+		}
 		*into = l
 	}
 	if len(args) > 1 {
 		c.readLevel, c.writeLevel = read, write
 		c.out.ok()
-		return
-	}
-	ks, err := c.keyspace()
-	if err != nil {
-		c.fail(err)
 		return
 	}
 	pairs := [][2]string{{"keyspace", ks.Name}, {"mode", ks.Mode}, {"read", orDefault(read, ks.ReadLevel)}, {"write", orDefault(write, ks.WriteLevel)}}
