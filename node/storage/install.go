@@ -131,8 +131,8 @@ func (st *state) isDropped() bool {
 	return st.dropped
 }
 
-// Rebase commits the entries under a new position, and with exactly these
-// extras: those of the epoch before do not count any more.
+// Rebase commits the entries under a new position. Extras are added to those that
+// are there, as Apply does; a nil value removes one.
 func (st *state) Rebase(index uint64, extra map[string][]byte) error {
 	if err := st.s.token(context.Background()); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (st *state) Rebase(index uint64, extra map[string][]byte) error {
 		return errDropped
 	}
 	applied, was := st.applied, st.extra
-	st.applied, st.extra, st.dirty = index, with(nil, extra), true
+	st.applied, st.extra, st.dirty = index, with(was, extra), true
 	st.mu.Unlock()
 	err := st.s.commitHolding(st)
 	if err != nil { // not durable: it stands where it stood
