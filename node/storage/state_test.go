@@ -349,8 +349,12 @@ func TestPictureIsConsistent(t *testing.T) {
 			return nil
 		})
 	}
-	for i := uint64(1); i <= 3000 && ctx.Err() == nil; i++ {
+	commits, durable := 0, uint64(0)
+	for i := uint64(1); commits < 200 && ctx.Err() == nil; i++ {
 		must(t, st.Apply(i, []fulcrum.Entry{entry("a", "", i), entry("b", "", i)}, nil))
+		if now := st.Durable(); now != durable {
+			commits, durable = commits+1, now
+		}
 	}
 	cancel()
 	must(t, g.Wait())
