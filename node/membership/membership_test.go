@@ -2,9 +2,7 @@ package membership_test
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -16,204 +14,8 @@ import (
 	"fulcrum/jepsen-lite/sim"
 	"fulcrum/node/membership"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
-
-// cluster is a few members on one simulated network, with links that can be cut.
-type cluster struct {
-	t   *testing.T
-	net *sim.Network
-	up  map[fulcrum.NodeID]*node
-
-	mu    sync.Mutex
-	peers map[fulcrum.NodeID]string
-	sides map[fulcrum.NodeID]int // nodes of different sides cannot talk
-}
-
-type node struct {
-	*membership.Membership
-	metrics *prometheus.Registry
-	ran     chan error
-
-	mu      sync.Mutex
-	meta    string
-	changes int
-}
-
-func newCluster(t *testing.T, names ...fulcrum.NodeID) *cluster {
-	c := &cluster{t: t, net: sim.NewNetwork(), peers: map[fulcrum.NodeID]string{}, up: map[fulcrum.NodeID]*node{}}
-	for _, id := range names {
-		c.peers[id] = string(id) + ":7301"
-	}
-	for _, id := range names {
-		c.start(id, nil)
-	}
-	return c
-}
-
-func (c *cluster) cut(sides ...[]fulcrum.NodeID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.sides = map[fulcrum.NodeID]int{}
-	for i, side := range sides {
-		for _, id := range side {
-			c.sides[id] = i
-		}
-	}
-}
-
-func (c *cluster) linked(a, b fulcrum.NodeID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sides[a] == c.sides[b]
-}
-
-// start opens a member; change alters its options.
-func (c *cluster) start(id fulcrum.NodeID, change func(*membership.Options)) *node {
-	c.t.Helper()
-	n := &node{metrics: prometheus.NewRegistry(), ran: make(chan error, 1)}
-	addr := string(id) + ":7301"
-	l, err := c.net.Listen(addr)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	p, err := c.net.ListenPacket(addr)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	o := membership.Options{
-		Node: id, ClusterID: "the-cluster", Advertise: addr, Listener: l, PacketConn: p,
-		Dial: func(ctx context.Context, to fulcrum.NodeID, addr string) (net.Conn, error) {
-			if to == "" {
-				c.t.Errorf("%s dials %s without knowing whom", id, addr)
-			}
-			if !c.linked(id, to) {
-				<-ctx.Done() // as packets that vanish do
-				return nil, ctx.Err()
-			}
-			return c.net.DialFrom(ctx, string(id), addr)
-		},
-		SendPacket: func(to fulcrum.NodeID, send func()) {
-			if c.linked(id, to) {
-				send()
-			}
-		},
-		ReceivePacket: func(from fulcrum.NodeID) bool { return c.linked(from, id) },
-		Resolve:       c.net.Resolve,
-		Meta: func() []byte {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			return []byte(n.meta)
-		},
-		Peers: func() map[fulcrum.NodeID]string {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return maps.Clone(c.peers)
-		},
-		OnChange: func([]membership.Member) {
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			n.changes++
-		},
-		Registerer: n.metrics,
-	}
-	if change != nil {
-		change(&o)
-	}
-	if n.Membership, err = membership.Open(o); err != nil {
-		c.t.Fatal(err)
-	}
-	go func() { n.ran <- n.Run(context.Background()) }()
-	c.up[id] = n
-	return n
-}
-
-// figures returns every metric of n by its name and label values.
-func (n *node) figures(t *testing.T) map[string]float64 {
-	t.Helper()
-	families, err := n.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.Metric {
-			name := f.GetName()
-			for _, l := range m.Label {
-				name += " " + l.GetValue()
-			}
-			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
-		}
-	}
-	return got
-}
-
-// stop closes a member and waits for its Run.
-func (c *cluster) stop(id fulcrum.NodeID) {
-	n := c.up[id]
-	delete(c.up, id)
-	n.Close()
-	if err := <-n.ran; err != nil {
-		c.t.Errorf("%s: Run: %v", id, err)
-	}
-}
-
-// kill crashes a member: nobody hears it leave.
-func (c *cluster) kill(id fulcrum.NodeID) {
-	c.net.CloseHost(string(id))
-	c.stop(id)
-}
-
-func (c *cluster) stopAll() {
-	var wg sync.WaitGroup
-	for _, n := range c.up {
-		wg.Go(func() { n.Close(); <-n.ran })
-	}
-	wg.Wait()
-	c.up = nil
-	time.Sleep(time.Minute) // what memberlist had under way
-	if got := c.net.String(); got != "0 listeners, 0 packet sockets, 0 connection ends" {
-		c.t.Errorf("left open: %s", got)
-	}
-}
-
-// expect checks what each of these members thinks of another.
-func (c *cluster) expect(viewers []fulcrum.NodeID, of fulcrum.NodeID, want string) {
-	c.t.Helper()
-	for _, id := range viewers {
-		if got := c.up[id].State(of); got != want {
-			c.t.Errorf("%s sees %s %s, want %s", id, of, got, want)
-		}
-	}
-}
-
-// settled waits until everybody running sees everybody else of them alive, and
-// returns how long that took.
-func (c *cluster) settled(limit time.Duration) time.Duration {
-	c.t.Helper()
-	begin := time.Now()
-	for {
-		bad := ""
-		for a, n := range c.up {
-			for b := range c.up {
-				if got := n.State(b); got != membership.StateAlive {
-					bad = fmt.Sprintf("%s sees %s %s", a, b, got)
-				}
-			}
-		}
-		if bad == "" {
-			return time.Since(begin)
-		}
-		if time.Since(begin) >= limit {
-			c.t.Errorf("after %v %s", limit, bad)
-			return limit
-		}
-		time.Sleep(time.Second)
-	}
-}
-
-var five = []fulcrum.NodeID{"n1", "n2", "n3", "n4", "n5"}
 
 func TestHealedSplitMergesAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -433,56 +235,60 @@ func TestMetadataSpreads(t *testing.T) {
 	})
 }
 
-// Whatever comes in, with the right preamble and label or without, nothing
-// crashes and the members stay alive to each other.
-func TestGarbageIsHarmless(t *testing.T) {
+func TestCloseDoesNotWaitForTheLost(t *testing.T) {
+	tests := []struct {
+		name   string
+		before func(c *cluster)
+	}{
+		{"when everybody is there", func(*cluster) {}},
+		{"when it just lost everybody", func(c *cluster) { c.cut(five[:1], five[1:]) }},
+		{"while rejoins are hanging", func(c *cluster) { c.cut(five[:1], five[1:]); time.Sleep(2 * time.Minute) }},
+		{"when its sockets are gone", func(c *cluster) { c.net.CloseHost("n1") }},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, five...)
+				defer c.stopAll()
+				c.settled(15 * time.Second)
+				tc.before(c)
+				n1, begin := c.up["n1"], time.Now()
+				c.stop("n1")
+				if took := time.Since(begin); took > time.Second {
+					t.Errorf("took %v of virtual time", took)
+				}
+				if err := n1.Close(); err != nil {
+					t.Errorf("again: %v", err)
+				}
+				if err := n1.Run(context.Background()); err != nil {
+					t.Errorf("Run after Close: %v", err)
+				}
+				if families, _ := n1.metrics.Gather(); len(families) != 0 {
+					t.Errorf("%d metrics are still registered", len(families))
+				}
+				before := n1.Members()
+				time.Sleep(time.Minute)
+				if after := n1.Members(); !slices.EqualFunc(before, after, func(a, b membership.Member) bool { return a.State == b.State }) {
+					t.Errorf("the view still changes: %v, then %v", before, after)
+				}
+			})
+		})
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, five[:3]...)
+		c := newCluster(t, "n1", "n2")
 		defer c.stopAll()
 		c.settled(15 * time.Second)
-		rnd := rand.New(rand.NewPCG(1, 2))
-		bad, err := c.net.ListenPacket("n9:1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer bad.Close()
-		to, _ := c.net.Resolve("n1:7301")
-		preamble := "\xf1\x02n2"
-		label := "\xf4\x0bthe-cluster"
-		for i := range 3000 {
-			junk := make([]byte, rnd.IntN(300))
-			for j := range junk {
-				junk[j] = byte(rnd.Uint32())
-			}
-			if len(junk) > 0 && i%2 == 0 {
-				junk[0] %= 16 // a message type
-			}
-			prefix := []string{"", "\xf1", "\xf1\xff", preamble, preamble + "\xf4\x05other", preamble + label}[i%6]
-			frame := append([]byte(prefix), junk...)
-			if i%50 == 0 {
-				frame = append(frame, make([]byte, 5000)...)
-			}
-			bad.WriteTo(frame, to)
-			if i%20 == 0 {
-				if s, err := c.net.DialFrom(t.Context(), "n9", "n1:7301"); err == nil {
-					s.Write(frame)
-					if i%40 == 0 {
-						s.Close()
-					} else {
-						defer s.Close() // a stream that says nothing more
-					}
-				}
-				time.Sleep(100 * time.Millisecond)
-			}
-		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.up["n1"].Run(ctx) }()
 		time.Sleep(time.Minute)
-		c.settled(30 * time.Second)
-		if got := len(c.up["n1"].Members()); got != 3 {
-			t.Errorf("garbage made %d members out of 3", got)
-		}
-		got := c.up["n1"].figures(t)
-		if got["fulcrum_gossip_refused_total packet"] == 0 || got["fulcrum_gossip_refused_total stream"] == 0 {
-			t.Errorf("refusals are not counted: %v", got)
+		begin := time.Now()
+		cancel()
+		if err := <-ended; err != nil || time.Since(begin) > time.Second {
+			t.Errorf("ended %v after its context, with %v", time.Since(begin), err)
 		}
 	})
 }
