@@ -1,0 +1,324 @@
+package raft
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/replication"
+)
+
+// Options tunes a Group.
+type Options struct {
+	Tuning Tuning
+}
+
+// Group is one shard's replica in Raft mode. See replication.Group for its methods.
+//
+// An epoch begins from a virtual snapshot at index 1 of term 1: the State that all
+// based replicas share, with all replicas as voters. No entry 1 exists, so a replica
+// that is not based, whose log is empty, can only be brought up by a snapshot. Until
+// then it answers no request. It does vote: it can never be elected, as it knows no
+// configuration; it cannot make an uncommitted past win, as it has none; and what is
+// committed in this epoch is committed by a majority that does not need its past.
+// That rests on the node never reopening a group in the same epoch on a disk that
+// lost what it had promised (architecture: a wiped replica comes back in a new epoch).
+type Group struct {
+	core   *core
+	keeper *keeper
+	env    replication.Env
+}
+
+var _ replication.Group = (*Group)(nil)
+
+// Open prepares a replica over what its log and state hold. Run brings it to life.
+func Open(env replication.Env, opt Options) (*Group, error) {
+	if env.MaxValue == 0 {
+		env.MaxValue = fulcrum.DefaultMaxValue
+	}
+	c, err := openCore(env, opt.Tuning)
+	if err != nil {
+		return nil, err
+	}
+	k, err := openKeeper(c, env)
+	if err != nil {
+		return nil, c.diskError(err)
+	}
+	c.machine = k
+	m, err := k.storedMeta()
+	if err != nil {
+		return nil, c.diskError(err)
+	}
+	if m.Index == 0 && env.Based {
+		m = virtualSnapshot(env.Replicas)
+	}
+	if m.Index == 1 && env.State.Applied() < m.Index {
+		return nil, c.diskError(fmt.Errorf("the state is at %d, but the epoch begins at %d", env.State.Applied(), m.Index))
+	}
+	if err := c.reconcile(m); err != nil {
+		return nil, c.diskError(err)
+	}
+	return &Group{core: c, keeper: k, env: env}, nil
+}
+
+func virtualSnapshot(replicas []fulcrum.NodeID) snapshotMeta {
+	m := snapshotMeta{Index: 1, Term: 1, ConfigIndex: 1}
+	for _, id := range replicas {
+		m.Config.Servers = append(m.Config.Servers, server(id, hraft.Voter))
+	}
+	return m
+}
+
+// Run implements replication.Group.
+func (g *Group) Run(ctx context.Context) error { return g.core.run(ctx) }
+
+// Handle implements replication.Group.
+func (g *Group) Handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	return g.core.handle(ctx, from, msg)
+}
+
+// Write implements replication.Group: every level is a majority's.
+func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replication.WriteReply, error) {
+	if len(req.Writes) == 0 {
+		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeInvalid, "no writes")
+	}
+	for _, w := range req.Writes {
+		if err := w.Check(g.env.MaxValue); err != nil {
+			return replication.WriteReply{}, fulcrum.AsError(err)
+		}
+	}
+	if at := g.keeper.fence.Load(); at != nil {
+		return replication.WriteReply{}, errFenced(*at)
+	}
+	a, err := g.core.submit(ctx, entryBatch, encodeRequest(req))
+	if err != nil {
+		return replication.WriteReply{}, err
+	}
+	results, ok := a.value.([]fulcrum.Result)
+	if !ok {
+		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but without a result")
+	}
+	need := len(g.env.Replicas)/2 + 1
+	given := consistency.L(consistency.QuorumOf)
+	if req.Level.Kind == consistency.Linearizable {
+		given = req.Level
+	}
+	return replication.WriteReply{Results: results, Outcome: replication.Outcome{
+		Given: given, Leader: g.env.Node, Acks: max(need, 1+g.core.peers.holding(a.index)), Needed: need,
+		Position: replication.Position{Term: a.term, Index: a.index},
+	}}, nil
+}
+
+// Read implements replication.Group.
+func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replication.ReadReply, error) {
+	out, err := g.admit(ctx, req.Level, req.Min)
+	if err != nil {
+		return replication.ReadReply{}, err
+	}
+	reply := replication.ReadReply{Outcome: out, Entries: make([]fulcrum.Entry, 0, len(req.Keys))}
+	for _, key := range req.Keys {
+		e, err := g.env.State.Get(key)
+		if err != nil {
+			return replication.ReadReply{}, &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
+		}
+		reply.Entries = append(reply.Entries, e)
+	}
+	return reply, nil
+}
+
+// Scan implements replication.Group.
+func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replication.ScanReply, error) {
+	out, err := g.admit(ctx, req.Level, req.Min)
+	if err != nil {
+		return replication.ScanReply{}, err
+	}
+	limit := req.Limit
+	if limit <= 0 {
+		limit = 1000
+	}
+	now := g.env.Now().UnixMilli()
+	reply := replication.ScanReply{Outcome: out}
+	err = g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool {
+		switch {
+		case !e.Live(now):
+			return true
+		case len(reply.Entries) == limit:
+			reply.More = true
+			return false
+		case req.KeysOnly:
+			e.Value = nil
+		}
+		reply.Entries = append(reply.Entries, e)
+		return true
+	})
+	if err != nil {
+		return replication.ScanReply{}, &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "scan", Node: g.env.Node, Detail: err.Error(), Err: err}
+	}
+	return reply, nil
+}
+
+// sessionPatience is how long a replica waits to catch up with a session before it
+// sends the read to the leader.
+const sessionPatience = 100 * time.Millisecond
+
+// admit decides whether this replica may answer a read at a level now.
+func (g *Group) admit(ctx context.Context, level consistency.Level, min replication.Position) (replication.Outcome, error) {
+	if level.Kind == consistency.Default {
+		level = consistency.L(consistency.Linearizable)
+	}
+	if g.catchingUp() {
+		return replication.Outcome{}, g.core.notLeader("this replica is still receiving the shard")
+	}
+	switch level.Kind {
+	case consistency.Linearizable, consistency.Lease, consistency.Bounded:
+		return g.confirmed(ctx, level)
+	case consistency.Session:
+		if err := g.reach(ctx, min.Index); err != nil {
+			return replication.Outcome{}, err
+		}
+	case consistency.One, consistency.LocalOne, consistency.Prefix:
+		if min.Index > g.env.State.Applied() {
+			if err := g.reach(ctx, min.Index); err != nil {
+				return replication.Outcome{}, err
+			}
+		}
+	default:
+		return replication.Outcome{}, fulcrum.Errorf(fulcrum.CodeLevel, "level %s is not offered for reads in mode raft", level)
+	}
+	leader, _ := g.core.leader()
+	return replication.Outcome{Given: level, Leader: leader, Acks: 1, Needed: 1, Position: g.position(), Staleness: -1}, nil
+}
+
+// confirmed answers from the leader alone, after a confirmation round: lease and
+// bounded reads get more than they asked for. Followers cannot prove how far behind
+// they are: that they heard from the leader does not say that it leads.
+//
+// The fence is looked at after the round: a read that is confirmed before the fence
+// was applied here was asked before the epoch ended.
+func (g *Group) confirmed(ctx context.Context, level consistency.Level) (replication.Outcome, error) {
+	if at := g.keeper.fence.Load(); at != nil {
+		return replication.Outcome{}, errFenced(*at)
+	}
+	r, err := g.core.confirm(ctx)
+	if err != nil {
+		return replication.Outcome{}, err
+	}
+	if at := g.keeper.fence.Load(); at != nil {
+		return replication.Outcome{}, errFenced(*at)
+	}
+	return replication.Outcome{Given: level, Leader: g.env.Node, Acks: r.acks, Needed: r.need,
+		Position: replication.Position{Term: r.term, Index: g.env.State.Applied()}}, nil
+}
+
+// reach waits a little until this replica has applied index.
+func (g *Group) reach(ctx context.Context, index uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, sessionPatience)
+	defer cancel()
+	for {
+		moved := g.core.advanced.wait()
+		if g.env.State.Applied() >= index {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return g.core.notLeader(fmt.Sprintf("this replica is at %d, the session at %d", g.env.State.Applied(), index))
+		}
+	}
+}
+
+func (g *Group) position() replication.Position {
+	p := replication.Position{Index: g.env.State.Applied()}
+	if in := g.core.instance.Load(); in != nil {
+		p.Term = in.raft.CurrentTerm()
+	}
+	return p
+}
+
+// catchingUp reports whether this replica still waits for its first snapshot.
+func (g *Group) catchingUp() bool {
+	_, ok := g.core.snaps.current()
+	return !ok
+}
+
+// Fence implements replication.Group.
+func (g *Group) Fence(ctx context.Context) (replication.Position, error) {
+	if at := g.keeper.fence.Load(); at != nil {
+		return *at, nil // it is applied here, so it is committed
+	}
+	a, err := g.core.submit(ctx, entryFence, nil)
+	if err != nil {
+		return replication.Position{}, err
+	}
+	at, ok := a.value.(replication.Position)
+	if !ok {
+		return at, fulcrum.Errorf(fulcrum.CodeUnknown, "the fence is committed, but without a position")
+	}
+	return at, nil
+}
+
+// Settle implements replication.Group: the log alone brings a replica to the fence.
+func (g *Group) Settle(ctx context.Context, fence replication.Position, _ []fulcrum.NodeID) error {
+	for {
+		moved := g.core.advanced.wait()
+		if at := g.keeper.fence.Load(); at != nil && g.env.State.Applied() >= fence.Index {
+			break
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return unavailable(g.env.Node, "this replica is at %d, the fence at %d", g.env.State.Applied(), fence.Index)
+		}
+	}
+	if err := g.env.State.Flush(ctx); err != nil {
+		if ctx.Err() != nil {
+			return unavailable(g.env.Node, "not durable before the deadline: %v", err)
+		}
+		return g.core.diskError(err)
+	}
+	return nil
+}
+
+// Leftovers implements replication.Group. There are none: what a replica holds
+// beyond the committed log was never acknowledged to anybody.
+func (g *Group) Leftovers(func(fulcrum.Entry) error) error { return nil }
+
+// HandOver implements replication.Group.
+func (g *Group) HandOver(ctx context.Context) error { return g.core.handOver(ctx) }
+
+// Status implements replication.Group.
+func (g *Group) Status() replication.Status {
+	s := g.core.status()
+	s.Fenced = g.keeper.fence.Load() != nil
+	s.CatchingUp = g.catchingUp()
+	s.Keys, s.Bytes = g.env.State.Keys(), g.env.State.Bytes()
+	return s
+}
+
+// status is what the log knows. It takes no lock that is held during I/O.
+func (c *core) status() replication.Status {
+	s := replication.Status{Applied: c.machine.applied()}
+	in := c.instance.Load()
+	if in == nil {
+		return s
+	}
+	_, id := in.raft.LeaderWithID()
+	s.Leader, s.IsLeader = fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+	s.Term, s.LastIndex, s.Committed = in.raft.CurrentTerm(), in.raft.LastIndex(), in.raft.CommitIndex()
+	if !s.IsLeader {
+		s.Behind, s.BehindFor = c.peers.behind(in.raft.AppliedIndex(), c.tuning.Election)
+		return s
+	}
+	var others []fulcrum.NodeID
+	for _, srv := range in.raft.GetConfiguration().Configuration().Servers {
+		if id := fulcrum.NodeID(srv.ID); id != c.env.Node {
+			others = append(others, id)
+		}
+	}
+	s.Peers = c.peers.status(others, s.LastIndex)
+	return s
+}

@@ -1,0 +1,282 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+)
+
+// The kinds of log entry.
+const (
+	entryBatch byte = iota + 1 // requests, in order
+	entryFence                 // the last entry that counts
+)
+
+// entry is the content of one log entry: many requests under one stamp.
+type entry struct {
+	kind  byte
+	stamp fulcrum.Version // zero for a Replica
+	items [][]byte
+}
+
+func (e entry) encode() []byte {
+	size := 32
+	for _, it := range e.items {
+		size += len(it) + 5
+	}
+	b := append(make([]byte, 0, size), e.kind)
+	b = uvarints(b, e.stamp.Time, uint64(e.stamp.Actor), uint64(len(e.items)))
+	for _, it := range e.items {
+		b = fulcrum.AppendBytes(b, it)
+	}
+	return b
+}
+
+func decodeEntry(b []byte) (entry, error) {
+	r := fulcrum.NewReader(b)
+	e := entry{kind: r.Byte()}
+	e.stamp.Time, e.stamp.Actor = r.Uvarint(), uint32(r.Uvarint())
+	n := r.Uvarint()
+	if n > uint64(len(b)) || e.kind < entryBatch || e.kind > entryFence {
+		return e, fmt.Errorf("log entry of kind %d with %d requests: %w", e.kind, n, fulcrum.ErrShort)
+	}
+	e.items = make([][]byte, 0, n)
+	for range n {
+		e.items = append(e.items, r.Bytes())
+	}
+	return e, finish(r)
+}
+
+// entryResult is what a machine makes of one entry: one item a request, or an error
+// for all of them.
+type entryResult struct {
+	at    uint64
+	term  uint64
+	items []any // each an answer or an error
+	err   error
+}
+
+// request is one proposal on its way into an entry.
+type request struct {
+	kind   byte
+	data   []byte
+	state  atomic.Uint32 // 0 waiting, 1 taken into an entry, 2 given up before that
+	result chan answer   // holds one
+}
+
+type answer struct {
+	value any
+	index uint64
+	term  uint64
+	err   error
+}
+
+func (q *request) answer(v any, err error) { q.result <- answer{value: v, err: err} }
+
+// submit proposes data and waits. A request that ctx ends while it still waits for
+// its turn is definitely not done; once it is in an entry its outcome is unknown.
+func (c *core) submit(ctx context.Context, kind byte, data []byte) (answer, error) {
+	if len(data) > maxItemBytes {
+		return answer{}, fulcrum.Errorf(fulcrum.CodeTooLarge, "request of %d bytes, the limit is %d", len(data), maxItemBytes)
+	}
+	if err := ctx.Err(); err != nil {
+		return answer{}, unavailable(c.env.Node, "not proposed: %v", err)
+	}
+	if _, self := c.leader(); !self {
+		return answer{}, c.notLeader("not the leader")
+	}
+	q := &request{kind: kind, data: data, result: make(chan answer, 1)}
+	select {
+	case c.queue <- q:
+	default:
+		return answer{}, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d writes are waiting already", cap(c.queue)).WithHint("slow down, or spread the keys over more shards")
+	}
+	if c.stopping.Load() {
+		c.close() // run may have drained the queue before we entered it
+	}
+	select {
+	case a := <-q.result:
+		return a, a.err
+	case <-ctx.Done():
+	}
+	if q.state.CompareAndSwap(0, 2) {
+		return answer{}, unavailable(c.env.Node, "not proposed before the deadline")
+	}
+	select {
+	case a := <-q.result:
+		return a, a.err
+	default:
+	}
+	return answer{}, fulcrum.Errorf(fulcrum.CodeUnknown, "proposed, but not known to be committed before the deadline")
+}
+
+// propose turns waiting requests into log entries, one entry under way at a time:
+// what arrives meanwhile forms the next. So an entry costs one durable append and
+// one round however many requests it holds.
+func (c *core) propose(ctx context.Context, in *instance) {
+	var held *request // taken from the queue, but not for the entry before it
+	var stuck stuckTransfer
+	for {
+		first := held
+		held = nil
+		if first == nil {
+			select {
+			case first = <-c.queue:
+			case <-ctx.Done():
+				return
+			}
+		}
+		var batch []*request
+		batch, held = c.collect(first)
+		if len(batch) == 0 {
+			continue
+		}
+		if ctx.Err() != nil {
+			c.finish(batch, nil, unavailable(c.env.Node, "this replica is stopping"))
+			if held != nil {
+				held.answer(nil, unavailable(c.env.Node, "this replica is stopping"))
+			}
+			return
+		}
+		if why := stuck.after(c.commit(in, batch), c.tuning); why != "" {
+			c.renew(why)
+		}
+	}
+}
+
+// collect takes what waits, of one kind and within the bounds of an entry.
+func (c *core) collect(first *request) (batch []*request, held *request) {
+	size := 0
+	for q := first; ; {
+		switch {
+		case len(batch) > 0 && (q.kind != batch[0].kind || q.kind == entryFence || size+len(q.data) > c.tuning.BatchBytes):
+			return batch, q
+		case q.state.CompareAndSwap(0, 1):
+			batch = append(batch, q)
+			size += len(q.data)
+		}
+		if len(batch) >= c.tuning.BatchRequests {
+			return batch, nil
+		}
+		select {
+		case q = <-c.queue:
+		default:
+			return batch, nil
+		}
+	}
+}
+
+// commit puts one entry through the log and answers its requests.
+func (c *core) commit(in *instance, batch []*request) error {
+	if in.raft.State() != hraft.Leader {
+		c.finish(batch, nil, c.notLeader("not the leader any more"))
+		return hraft.ErrNotLeader
+	}
+	e := entry{kind: batch[0].kind}
+	if c.env.Clock != nil {
+		e.stamp = c.env.Clock.Next()
+	}
+	for _, q := range batch {
+		e.items = append(e.items, q.data)
+	}
+	if !in.futures.enter() {
+		c.finish(batch, nil, unavailable(c.env.Node, "this replica is stopping"))
+		return nil
+	}
+	defer in.futures.n.Done()
+	f := in.raft.Apply(e.encode(), c.tuning.Election)
+	err := f.Error()
+	if err != nil {
+		c.finish(batch, nil, c.classify(err))
+		return err
+	}
+	res, ok := f.Response().(*entryResult)
+	if !ok {
+		// The machine refused to go on (a failed disk): it is committed, but we
+		// cannot say what it did.
+		c.finish(batch, nil, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but this replica could not apply it"))
+		return nil
+	}
+	c.finish(batch, res, nil)
+	return nil
+}
+
+func (c *core) finish(batch []*request, res *entryResult, err error) {
+	for i, q := range batch {
+		a := answer{err: err}
+		switch {
+		case err != nil:
+		case res.err != nil:
+			a.err = res.err
+		default:
+			a.index, a.term, a.value = res.at, res.term, res.items[i]
+			if e, ok := a.value.(error); ok {
+				a.value, a.err = nil, e
+			}
+		}
+		q.result <- a
+	}
+}
+
+// classify tells what the library's errors mean. Those in the first two cases are
+// answered before the entry reaches the leader's log (raft.go: the loops of follower
+// and candidate, and the leader's checks before dispatchLogs); any other may come
+// after it was appended, and then a later leader may commit it.
+func (c *core) classify(err error) error {
+	switch {
+	case errors.Is(err, hraft.ErrNotLeader):
+		return c.notLeader("not the leader any more")
+	case errors.Is(err, hraft.ErrLeadershipTransferInProgress):
+		e := c.notLeader("the leadership is being handed over")
+		return e
+	case errors.Is(err, hraft.ErrEnqueueTimeout):
+		return unavailable(c.env.Node, "the log took nothing in for %s", c.tuning.Election).WithHint("a slow disk holds the leader up")
+	}
+	return fulcrum.Errorf(fulcrum.CodeUnknown, "the entry may still be committed: %w", err)
+}
+
+// stuckTransfer notices a leader that refuses everything because of a transfer of
+// leadership that never ends (hashicorp/raft#696).
+type stuckTransfer struct{ since time.Time }
+
+const stuckAfter = 5 * time.Second
+
+func (s *stuckTransfer) after(err error, t Tuning) (why string) {
+	if !errors.Is(err, hraft.ErrLeadershipTransferInProgress) {
+		s.since = time.Time{}
+		return ""
+	}
+	now := time.Now()
+	if s.since.IsZero() {
+		s.since = now
+	}
+	if now.Sub(s.since) > max(stuckAfter, 3*t.Election) {
+		s.since = time.Time{}
+		return "a transfer of leadership does not end"
+	}
+	return ""
+}
+
+// barrier waits until everything committed before is applied, once a term.
+func (c *core) barrier(in *instance, term uint64) error {
+	if in.passed.Load() == term {
+		return nil
+	}
+	if !in.futures.enter() {
+		return hraft.ErrRaftShutdown
+	}
+	defer in.futures.n.Done()
+	if err := in.raft.Barrier(c.tuning.Election).Error(); err != nil {
+		return err
+	}
+	if in.raft.CurrentTerm() == term {
+		in.passed.Store(term)
+	}
+	return nil
+}

@@ -1,0 +1,448 @@
+package raft
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+	"fulcrum/replication"
+)
+
+// Extras of the State, stored in the same step as the entries that they go with.
+const (
+	extraProgress = "raft"          // progress
+	extraInstall  = "raft/snapshot" // epoch and meta of the last install
+)
+
+// progress is what the log has done besides its entries. It holds for one epoch:
+// another epoch's is ignored, so that replicas with different pasts agree.
+type progress struct {
+	last  fulcrum.Version      // the newest version made or merged
+	fence replication.Position // Index 0: open
+}
+
+func (p progress) encode(e fulcrum.Epoch) []byte {
+	return uvarints(nil, uint64(e), p.last.Time, uint64(p.last.Actor), p.fence.Term, p.fence.Index)
+}
+
+func decodeProgress(b []byte, e fulcrum.Epoch) (progress, error) {
+	if len(b) == 0 {
+		return progress{}, nil
+	}
+	r := fulcrum.NewReader(b)
+	epoch := fulcrum.Epoch(r.Uvarint())
+	p := progress{last: fulcrum.Version{Time: r.Uvarint(), Actor: uint32(r.Uvarint())}}
+	p.fence = replication.Position{Term: r.Uvarint(), Index: r.Uvarint()}
+	if err := finish(r); err != nil {
+		return progress{}, fmt.Errorf("extra %q: %w", extraProgress, err)
+	}
+	if epoch != e {
+		return progress{}, nil
+	}
+	return p, nil
+}
+
+// keeper is the machine of a Group: it evaluates requests over env.State.
+//
+// Determinism: an entry's outcome depends on the entries before it, on State and on
+// the entry alone. Its stamp was taken by the leader that proposed it; where that
+// is not above everything made before (a leader with a slower clock), it is raised,
+// the same way everywhere. So versions rise with the index within the shard, and
+// are above what stands at each key, whichever epoch that came from.
+type keeper struct {
+	core  *core
+	env   replication.Env
+	mu    sync.Mutex
+	prog  progress
+	fence atomic.Pointer[replication.Position] // non-nil: fenced
+}
+
+func openKeeper(c *core, env replication.Env) (*keeper, error) {
+	k := &keeper{core: c, env: env}
+	b, err := env.State.Extra(extraProgress)
+	if err != nil {
+		return nil, err
+	}
+	p, err := decodeProgress(b, env.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	k.set(p)
+	return k, nil
+}
+
+func (k *keeper) set(p progress) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.prog = p
+	if p.fence.Index > 0 {
+		fence := p.fence
+		k.fence.Store(&fence)
+	}
+}
+
+func (k *keeper) get() progress {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.prog
+}
+
+func (k *keeper) applied() uint64 { return k.env.State.Applied() }
+
+// errFenced is what every request behind the fence gets.
+func errFenced(at replication.Position) *fulcrum.Error {
+	return fulcrum.Errorf(fulcrum.CodeEpoch, "this epoch ended at %d of term %d", at.Index, at.Term)
+}
+
+// apply evaluates entries and hands what they leave to the State, all in one step.
+func (k *keeper) apply(logs []*hraft.Log) []any {
+	results := make([]any, len(logs))
+	b := pending{keeper: k, prog: k.get(), fresh: map[string]int{}}
+	from := k.applied()
+	var last uint64
+	for i, l := range logs {
+		if l.Type != hraft.LogCommand || l.Index <= from {
+			continue
+		}
+		last = l.Index
+		res, err := b.entry(l)
+		if err != nil { // the State cannot be read
+			_ = k.core.store.broken(fmt.Sprintf("apply entry %d", l.Index), err)
+			return make([]any, len(logs))
+		}
+		results[i] = res
+	}
+	if last == 0 {
+		return results
+	}
+	extra := map[string][]byte{extraProgress: b.prog.encode(k.env.Epoch)}
+	if err := k.env.State.Apply(last, b.entries, extra); err != nil {
+		_ = k.core.store.broken(fmt.Sprintf("apply up to entry %d", last), err)
+		return make([]any, len(logs))
+	}
+	k.set(b.prog)
+	if k.env.Clock != nil {
+		_ = k.env.Clock.Observe(b.prog.last) // too far ahead: apply raises stamps anyway
+	}
+	return results
+}
+
+// pending is what a batch of entries leaves, before the State has it.
+type pending struct {
+	*keeper
+	prog    progress
+	entries []fulcrum.Entry
+	fresh   map[string]int // key -> its place in entries
+}
+
+func (b *pending) get(key []byte) (fulcrum.Entry, error) {
+	if i, ok := b.fresh[string(key)]; ok {
+		return b.entries[i], nil
+	}
+	return b.env.State.Get(key)
+}
+
+func (b *pending) put(e fulcrum.Entry) {
+	if b.prog.last.Less(e.Version) {
+		b.prog.last = e.Version
+	}
+	if i, ok := b.fresh[string(e.Key)]; ok {
+		b.entries[i] = e
+		return
+	}
+	b.fresh[string(e.Key)] = len(b.entries)
+	b.entries = append(b.entries, e)
+}
+
+func (b *pending) entry(l *hraft.Log) (*entryResult, error) {
+	res := &entryResult{at: l.Index, term: l.Term}
+	e, err := decodeEntry(l.Data)
+	switch {
+	case err != nil: // the same bytes fail the same way on every replica
+		res.err = &fulcrum.Error{Code: fulcrum.CodeInternal, Detail: fmt.Sprintf("entry %d: %v", l.Index, err)}
+		return res, nil
+	case e.kind == entryFence:
+		if b.prog.fence.Index == 0 {
+			b.prog.fence = replication.Position{Term: l.Term, Index: l.Index}
+		}
+		res.items = []any{b.prog.fence}
+		return res, nil
+	case b.prog.fence.Index > 0:
+		res.err = errFenced(b.prog.fence)
+		return res, nil
+	}
+	for _, item := range e.items {
+		req, err := decodeRequest(item)
+		if err != nil {
+			res.items = append(res.items, error(&fulcrum.Error{Code: fulcrum.CodeInternal, Detail: err.Error()}))
+			continue
+		}
+		results, err := b.evaluate(req, e.stamp)
+		if err != nil {
+			return nil, err
+		}
+		res.items = append(res.items, results)
+	}
+	return res, nil
+}
+
+// above returns stamp, raised where it is not newer than v. It keeps the stamp's
+// actor: nobody else makes versions with it.
+func above(stamp, v fulcrum.Version) fulcrum.Version {
+	if stamp.Time <= v.Time {
+		stamp.Time = v.Time + 1
+	}
+	return stamp
+}
+
+func (b *pending) evaluate(req replication.WriteRequest, stamp fulcrum.Version) ([]fulcrum.Result, error) {
+	stamp = above(stamp, b.prog.last)
+	for _, w := range req.Writes {
+		old, err := b.get(w.Key)
+		if err != nil {
+			return nil, err
+		}
+		stamp = above(stamp, old.Version)
+	}
+	entries, results, _, err := replication.Evaluate(req, b.get, stamp, b.env.MaxValue)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		b.put(e)
+	}
+	return results, nil
+}
+
+// encodeRequest is a WriteRequest as it stands in an entry; its level does not matter.
+func encodeRequest(req replication.WriteRequest) []byte {
+	size := 8
+	for _, w := range req.Writes {
+		size += len(w.Key) + len(w.Value) + len(w.Expect) + 64
+	}
+	b := append(make([]byte, 0, size), boolByte(req.Atomic))
+	b = binary.AppendUvarint(b, uint64(len(req.Writes)))
+	for _, w := range req.Writes {
+		b = fulcrum.AppendWrite(b, w)
+	}
+	return b
+}
+
+func decodeRequest(b []byte) (replication.WriteRequest, error) {
+	r := fulcrum.NewReader(b)
+	req := replication.WriteRequest{Atomic: r.Byte() == 1}
+	n := r.Uvarint()
+	if n > uint64(len(b)) {
+		return req, fmt.Errorf("%d writes in %d bytes: %w", n, len(b), fulcrum.ErrShort)
+	}
+	rest := r.Rest()
+	for range n {
+		w, more, err := fulcrum.DecodeWrite(rest)
+		if err != nil {
+			return req, err
+		}
+		req.Writes, rest = append(req.Writes, w), more
+	}
+	if len(rest) > 0 {
+		return req, errTrailing
+	}
+	return req, r.Err()
+}
+
+// capture has nothing to copy: persist waits until the State is as durable as it
+// was applied when persist was called, which is at the snapshot's index or further.
+func (k *keeper) capture() func(snapshotMeta) error {
+	return func(m snapshotMeta) error {
+		ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
+		defer cancel()
+		if err := k.env.State.Flush(ctx); err != nil {
+			return err
+		}
+		return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
+	}
+}
+
+// flushLimit is how long a State may take to become durable before the log is left
+// uncut until the next attempt.
+const flushLimit = time.Minute
+
+// The stream of a snapshot: version, index of the view, progress, then each entry
+// with its length before it, then an empty one as the end.
+const streamVersion = 1
+
+// open streams the State as it is now, which is at m or further.
+func (k *keeper) open(m snapshotMeta) (snapshotMeta, io.ReadCloser, error) {
+	v, err := k.env.State.View()
+	if err != nil {
+		return m, nil, err
+	}
+	s := &stream{view: v}
+	s.buf.WriteByte(streamVersion)
+	// Entries without a request (elections, barriers) do not move the State, so the
+	// view may seem to be before the snapshot; it is not.
+	s.buf.Write(uvarints(nil, max(v.Index(), m.Index)))
+	s.buf.Write(fulcrum.AppendBytes(nil, v.Extra()[extraProgress]))
+	return m, s, nil
+}
+
+// stream reads a view piece by piece, without a goroutine.
+type stream struct {
+	view replication.View
+	buf  bytes.Buffer
+	next []byte
+	done bool
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if s.buf.Len() == 0 && !s.done {
+		if err := s.fill(); err != nil {
+			return 0, err
+		}
+	}
+	return s.buf.Read(p)
+}
+
+func (s *stream) fill() error {
+	full := false
+	err := s.view.Scan(s.next, nil, func(e fulcrum.Entry) bool {
+		s.buf.Write(fulcrum.AppendBytes(nil, fulcrum.AppendEntry(nil, e)))
+		if full = s.buf.Len() >= chunkBytes; full {
+			s.next = append(bytes.Clone(e.Key), 0)
+		}
+		return !full
+	})
+	if err != nil {
+		return err
+	}
+	if !full {
+		s.done = true
+		s.buf.WriteByte(0)
+	}
+	return nil
+}
+
+func (s *stream) Close() error { return s.view.Close() }
+
+// install reads a stream into the State. Entries, applied position, progress and
+// the log's meta change in one step (State.Install); reconcile finds the meta there
+// after a crash.
+func (k *keeper) install(m snapshotMeta, r io.Reader) error {
+	if k.applied() >= m.Index && k.applied() > 0 {
+		return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
+	}
+	br := bufio.NewReaderSize(r, chunkBytes)
+	index, raw, err := readStreamHead(br)
+	if err != nil {
+		return err
+	}
+	p, err := decodeProgress(raw, k.env.Epoch)
+	if err != nil {
+		return err
+	}
+	extra := map[string][]byte{
+		extraProgress: p.encode(k.env.Epoch),
+		extraInstall:  m.append(uvarints(nil, uint64(k.env.Epoch))),
+	}
+	err = k.env.State.Install(index, extra, func(put func(fulcrum.Entry) error) error { return readEntries(br, put) })
+	if err != nil {
+		return err
+	}
+	k.set(p)
+	return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
+}
+
+func readStreamHead(br *bufio.Reader) (index uint64, progress []byte, err error) {
+	version, err := br.ReadByte()
+	if err != nil {
+		return 0, nil, err
+	}
+	if version != streamVersion {
+		return 0, nil, fmt.Errorf("snapshot of version %d, want %d", version, streamVersion)
+	}
+	if index, err = binary.ReadUvarint(br); err != nil {
+		return 0, nil, err
+	}
+	progress, err = readBytes(br)
+	return index, progress, err
+}
+
+func readEntries(br *bufio.Reader, put func(fulcrum.Entry) error) error {
+	for {
+		b, err := readBytes(br)
+		if err != nil {
+			return err
+		}
+		if len(b) == 0 {
+			return nil
+		}
+		e, rest, err := fulcrum.DecodeEntry(b)
+		if err == nil && len(rest) > 0 {
+			err = errTrailing
+		}
+		if err != nil {
+			return fmt.Errorf("snapshot entry: %w", err)
+		}
+		if err := put(e); err != nil {
+			return err
+		}
+	}
+}
+
+func readBytes(br *bufio.Reader) ([]byte, error) {
+	n, err := binary.ReadUvarint(br)
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	if n > fulcrum.MaxMessageBytes {
+		return nil, fmt.Errorf("field of %d bytes in a snapshot: %w", n, fulcrum.ErrShort)
+	}
+	b := make([]byte, n)
+	_, err = io.ReadFull(br, b)
+	return b, noEOF(err)
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// storedMeta returns the newest snapshot meta that is durable: the one beside the
+// log, or the one that came with the State's last install.
+func (k *keeper) storedMeta() (snapshotMeta, error) {
+	var m snapshotMeta
+	b, err := k.env.Log.Meta(metaSnapshot)
+	if err != nil {
+		return m, err
+	}
+	if b != nil {
+		if m, err = readMeta(fulcrum.NewReader(b)); err != nil {
+			return m, err
+		}
+	}
+	if b, err = k.env.State.Extra(extraInstall); err != nil || len(b) == 0 {
+		return m, err
+	}
+	r := fulcrum.NewReader(b)
+	if fulcrum.Epoch(r.Uvarint()) != k.env.Epoch {
+		return m, nil
+	}
+	in, err := readMeta(r)
+	if err != nil {
+		return m, err
+	}
+	if in.Index > m.Index {
+		m = in
+	}
+	return m, nil
+}

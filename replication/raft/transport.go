@@ -1,0 +1,156 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+)
+
+// transport carries one library instance's messages over replication.Peers.
+//
+// SetHeartbeatHandler does nothing: with the library's heartbeat fast path a newer
+// term arrives beside the main loop, and logs diverge (hashicorp/raft#695).
+// Pipelining is off: it can deadlock (hashicorp/raft#611).
+type transport struct {
+	core     *core
+	ctx      context.Context // ends all calls under way
+	consumer chan hraft.RPC
+}
+
+var errSilenced = errors.New("this replica is stopping")
+
+func (t *transport) Consumer() <-chan hraft.RPC          { return t.consumer }
+func (t *transport) LocalAddr() hraft.ServerAddress      { return hraft.ServerAddress(t.core.env.Node) }
+func (t *transport) SetHeartbeatHandler(func(hraft.RPC)) {}
+func (t *transport) EncodePeer(_ hraft.ServerID, a hraft.ServerAddress) []byte {
+	return []byte(a)
+}
+func (t *transport) DecodePeer(b []byte) hraft.ServerAddress { return hraft.ServerAddress(b) }
+func (t *transport) AppendEntriesPipeline(hraft.ServerID, hraft.ServerAddress) (hraft.AppendPipeline, error) {
+	return nil, hraft.ErrPipelineReplicationNotSupported
+}
+
+func (t *transport) call(to hraft.ServerID, limit time.Duration, msg []byte) (*fulcrum.Reader, error) {
+	if t.core.silent() {
+		return nil, errSilenced
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, limit)
+	defer cancel()
+	b, err := t.core.env.Peers.Call(ctx, fulcrum.NodeID(to), msg)
+	if err != nil {
+		return nil, err
+	}
+	if t.core.silent() {
+		return nil, errSilenced
+	}
+	t.core.peers.heard(fulcrum.NodeID(to))
+	return openReply(b)
+}
+
+// AppendEntries sends entries or a heartbeat. It shortens req.Entries to what one
+// message may hold: the library then counts only those as sent.
+func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.AppendEntriesRequest, resp *hraft.AppendEntriesResponse) error {
+	size := 0
+	for i, l := range req.Entries {
+		if size += len(l.Data) + 32; i > 0 && size > maxAppendBytes {
+			req.Entries = req.Entries[:i]
+			break
+		}
+	}
+	// Time for a slow disk over there, on top of what a heartbeat may take.
+	limit := t.core.tuning.RPC
+	if len(req.Entries) > 0 {
+		limit *= 2
+	}
+	r, err := t.call(id, limit, encodeAppend(req))
+	if err != nil {
+		return err
+	}
+	*resp = hraft.AppendEntriesResponse{RPCHeader: header(fulcrum.NodeID(id)), Term: r.Uvarint(), LastLog: r.Uvarint(), Success: r.Byte() == 1, NoRetryBackoff: r.Byte() == 1}
+	if err := finish(r); err != nil {
+		return err
+	}
+	if resp.Success && resp.Term == req.Term {
+		t.core.peers.matched(fulcrum.NodeID(id), req.PrevLogEntry+uint64(len(req.Entries)))
+	}
+	return nil
+}
+
+func (t *transport) RequestVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestVoteRequest, resp *hraft.RequestVoteResponse) error {
+	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgVote, req.Term, req.LastLogIndex, req.LastLogTerm, req.LeadershipTransfer))
+	if err != nil {
+		return err
+	}
+	*resp = hraft.RequestVoteResponse{RPCHeader: header(fulcrum.NodeID(id)), Term: r.Uvarint(), Granted: r.Byte() == 1}
+	return finish(r)
+}
+
+func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestPreVoteRequest, resp *hraft.RequestPreVoteResponse) error {
+	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgPreVote, req.Term, req.LastLogIndex, req.LastLogTerm, false))
+	if err != nil {
+		return err
+	}
+	*resp = hraft.RequestPreVoteResponse{RPCHeader: header(fulcrum.NodeID(id)), Term: r.Uvarint(), Granted: r.Byte() == 1}
+	return finish(r)
+}
+
+func (t *transport) TimeoutNow(id hraft.ServerID, _ hraft.ServerAddress, _ *hraft.TimeoutNowRequest, resp *hraft.TimeoutNowResponse) error {
+	r, err := t.call(id, t.core.tuning.RPC, []byte{msgTimeoutNow})
+	if err != nil {
+		return err
+	}
+	*resp = hraft.TimeoutNowResponse{RPCHeader: header(fulcrum.NodeID(id))}
+	return finish(r)
+}
+
+// InstallSnapshot sends a snapshot in chunks, each in a call of its own with its
+// own deadline; the last one is answered when the snapshot is installed.
+func (t *transport) InstallSnapshot(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.InstallSnapshotRequest, resp *hraft.InstallSnapshotResponse, data io.Reader) error {
+	c := chunk{transfer: t.core.transfers.Add(1), term: req.Term}
+	c.meta = snapshotMeta{Index: req.LastLogIndex, Term: req.LastLogTerm, ConfigIndex: req.ConfigurationIndex}
+	var err error
+	if c.meta.Config, err = decodeConfiguration(req.Configuration); err != nil {
+		return err
+	}
+	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
+	buf := make([]byte, chunkBytes)
+	for {
+		n, err := io.ReadFull(data, buf)
+		if c.last = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !c.last {
+			return err
+		}
+		c.data = buf[:n]
+		sum.Write(c.data)
+		limit := 5 * t.core.tuning.RPC
+		if c.last {
+			c.sum, limit = sum.Sum64(), t.core.tuning.Install
+		}
+		r, err := t.call(id, limit, c.encode())
+		if err != nil {
+			return fmt.Errorf("snapshot at byte %d: %w", c.offset, err)
+		}
+		if c.last {
+			*resp = hraft.InstallSnapshotResponse{RPCHeader: header(fulcrum.NodeID(id)), Term: r.Uvarint(), Success: r.Byte() == 1}
+			if resp.Success {
+				t.core.peers.matched(fulcrum.NodeID(id), c.meta.Index)
+			}
+			return finish(r)
+		}
+		if err := finish(r); err != nil {
+			return err
+		}
+		c.offset += uint64(n)
+	}
+}
+
+var (
+	_ hraft.Transport   = (*transport)(nil)
+	_ hraft.WithPreVote = (*transport)(nil)
+)

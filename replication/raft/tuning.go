@@ -1,0 +1,71 @@
+package raft
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Tuning sets pace and bounds. The zero value of a field means its default.
+type Tuning struct {
+	Heartbeat   time.Duration // without word from a leader for so long, a follower asks for an election; default 1s
+	Election    time.Duration // how long a candidate tries; at least Heartbeat; default 1s
+	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 500ms
+	Commit      time.Duration // an idle leader tells its followers the commit index after so long; default 50ms
+	RPC         time.Duration // how long one message to a peer may take; default Election
+
+	SnapshotEvery    time.Duration // how often to look whether the log can be cut; default 30s
+	SnapshotEntries  uint64        // cut the log after so many entries; default 8192
+	SnapshotBytes    int64         // or after so many bytes of entries; default 64 MiB
+	TrailingEntries  uint64        // entries kept behind a cut for replicas that are a little behind; default 4096
+	MaxSnapshotBytes int64         // the largest shard that a replica takes in from a peer, held in memory meanwhile; default 2 GiB
+	Install          time.Duration // how long a replica may take to install a snapshot that it has received; default 2m
+
+	MaxAppendEntries int // entries in one message; default 64
+	BatchRequests    int // requests in one log entry; default 1024
+	BatchBytes       int // bytes in one log entry, unless one request is larger; default 1 MiB
+	Queue            int // requests waiting for the next entry; more are refused; default 8192
+	Reads            int // reads waiting for the next confirmation round; more are refused; default 16384
+	CacheBytes       int // newest log entries kept in memory; default 8 MiB
+}
+
+func (t Tuning) withDefaults() Tuning {
+	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
+	t.Election = cmp.Or(t.Election, t.Heartbeat)
+	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat/2)
+	t.Commit = cmp.Or(t.Commit, 50*time.Millisecond)
+	t.RPC = cmp.Or(t.RPC, t.Election)
+	t.SnapshotEvery = cmp.Or(t.SnapshotEvery, 30*time.Second)
+	t.SnapshotEntries = cmp.Or(t.SnapshotEntries, 8192)
+	t.SnapshotBytes = cmp.Or(t.SnapshotBytes, 64<<20)
+	t.TrailingEntries = cmp.Or(t.TrailingEntries, 4096)
+	t.MaxSnapshotBytes = cmp.Or(t.MaxSnapshotBytes, 2<<30)
+	t.Install = cmp.Or(t.Install, 2*time.Minute)
+	t.MaxAppendEntries = cmp.Or(t.MaxAppendEntries, 64)
+	t.BatchRequests = cmp.Or(t.BatchRequests, 1024)
+	t.BatchBytes = cmp.Or(t.BatchBytes, 1<<20)
+	t.Queue = cmp.Or(t.Queue, 8192)
+	t.Reads = cmp.Or(t.Reads, 16384)
+	t.CacheBytes = cmp.Or(t.CacheBytes, 8<<20)
+	return t
+}
+
+// Validate reports everything wrong at once, with the values it saw.
+func (t Tuning) Validate() error {
+	t = t.withDefaults()
+	var errs []error
+	if t.Heartbeat < 10*time.Millisecond || t.Election < t.Heartbeat || t.LeaderLease > t.Heartbeat || t.LeaderLease < 5*time.Millisecond {
+		errs = append(errs, fmt.Errorf("heartbeat %s, election %s, leader lease %s: want 5ms <= lease <= heartbeat <= election and heartbeat >= 10ms", t.Heartbeat, t.Election, t.LeaderLease))
+	}
+	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
+		errs = append(errs, fmt.Errorf("commit %s, rpc %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.SnapshotEvery, t.Install))
+	}
+	if t.MaxAppendEntries < 1 || t.MaxAppendEntries > 1024 {
+		errs = append(errs, fmt.Errorf("max append entries %d: want 1..1024", t.MaxAppendEntries))
+	}
+	if t.BatchRequests < 1 || t.BatchBytes < 1 || t.BatchBytes > maxItemBytes || t.Queue < 1 || t.Reads < 1 || t.CacheBytes < 0 {
+		errs = append(errs, fmt.Errorf("batch %d requests, %d bytes, queue %d, reads %d, cache %d: out of bounds", t.BatchRequests, t.BatchBytes, t.Queue, t.Reads, t.CacheBytes))
+	}
+	return errors.Join(errs...)
+}
