@@ -52,8 +52,8 @@ func (g *Group) syncLoop(ctx context.Context) error {
 		}
 	}
 	g.mu.Unlock()
+	next := time.Now().Add(g.jittered())
 	for ctx.Err() == nil {
-		next := time.Now().Add(g.jittered())
 		for _, p := range g.peers {
 			if p != nil && g.takeSync(p) {
 				g.syncWith(ctx, p)
@@ -67,6 +67,7 @@ func (g *Group) syncLoop(ctx context.Context) error {
 		}
 		pause(ctx, time.Until(next), g.syncKick)
 		if !time.Now().Before(next) {
+			next = time.Now().Add(g.jittered())
 			g.purgeRound(ctx)
 			g.wantAll(false)
 		}
@@ -121,6 +122,10 @@ func (g *Group) syncWith(ctx context.Context, p *peer) bool {
 	p.pulledGood = p.pulledGood || r.flags&flagCatchingUp == 0
 	all, owed := p.hints[""]
 	g.mu.Unlock()
+	if r.partial {
+		g.kickSync(p)
+		return true
+	}
 	if owed && r.push {
 		it := &item{marks: []mark{{peer: p.at, version: all, clear: true}}, settle: true}
 		return g.submitWait(ctx, it) == nil && g.wait(ctx, it) == nil
@@ -162,6 +167,10 @@ func (g *Group) tryCaughtUp() {
 	g.catchingUp.Store(false)
 }
 
+// maxPush is how many keys one page of a round pushes at the most; the rest comes
+// with the next round.
+const maxPush = 1 << 16
+
 // round is one comparison with one other replica.
 type round struct {
 	g      *Group
@@ -171,6 +180,7 @@ type round struct {
 
 	flags          byte // of the other
 	equal          bool // digests were equal at the start
+	partial        bool // there is more to push
 	pulled, pushed int
 }
 
@@ -242,8 +252,7 @@ func (r *round) run(ctx context.Context) error {
 // are the other's keys there, all of them.
 func (r *round) exchange(ctx context.Context, differ bucketSet, start, end []byte, theirs []pair) error {
 	var pull [][]byte
-	var push []fulcrum.Entry
-	pushBytes := 0
+	var push [][]byte
 	err := r.g.env.State.Scan(start, end, func(e fulcrum.Entry) bool {
 		if b, _ := bucketOf(e.Key); !differ.has(b) {
 			return true
@@ -260,9 +269,10 @@ func (r *round) exchange(ctx context.Context, differ bucketSet, start, end []byt
 		switch c := e.Version.Compare(theirVersion); {
 		case c < 0:
 			pull = append(pull, bytes.Clone(e.Key))
-		case c > 0 && r.push && pushBytes < maxPartBytes: // the rest comes with the next round
-			push = append(push, cloned(e))
-			pushBytes += entryBytes(e)
+		case c > 0 && r.push && len(push) == maxPush:
+			r.partial = true
+		case c > 0 && r.push:
+			push = append(push, bytes.Clone(e.Key))
 		}
 		return true
 	})
@@ -272,18 +282,35 @@ func (r *round) exchange(ctx context.Context, differ bucketSet, start, end []byt
 	for _, p := range theirs {
 		pull = append(pull, p.key)
 	}
-	if pushBytes >= maxPartBytes {
-		r.g.kickSync(r.p)
-	}
-	if err := r.pull(ctx, pull); err != nil || len(push) == 0 {
+	if err := r.pull(ctx, pull); err != nil {
 		return err
 	}
-	for _, msg := range storeMessages(flagRelay, push) {
-		if _, err := r.call(ctx, msg); err != nil {
-			return err
+	return r.pushKeys(ctx, push)
+}
+
+// pushKeys sends what stands here at keys now, a message's worth at a time.
+func (r *round) pushKeys(ctx context.Context, keys [][]byte) error {
+	for len(keys) > 0 {
+		var entries []fulcrum.Entry
+		size := 0
+		for len(keys) > 0 && size < pageBytes && len(entries) < maxItems {
+			e, err := r.g.env.State.Get(keys[0])
+			if err != nil {
+				return diskErr("get", err)
+			}
+			keys = keys[1:]
+			if !e.Version.IsZero() {
+				entries = append(entries, e)
+				size += entryBytes(e)
+			}
 		}
+		for _, msg := range storeMessages(flagRelay, entries) {
+			if _, err := r.call(ctx, msg); err != nil {
+				return err
+			}
+		}
+		r.pushed += len(entries)
 	}
-	r.pushed += len(push)
 	return nil
 }
 

@@ -84,7 +84,8 @@ type Group struct {
 	wg         sync.WaitGroup
 	syncKick   chan struct{} // wakes anti-entropy
 
-	peers []*peer // by place in Env.Replicas; nil for this node
+	opened time.Time
+	peers  []*peer // by place in Env.Replicas; nil for this node
 
 	mu        sync.Mutex // held for moments only, never across a channel or a call
 	runCtx    context.Context
@@ -93,7 +94,6 @@ type Group struct {
 	newest    fulcrum.Version // of State
 	forced    map[string]fulcrum.Version
 	hints     int // marks in all peers
-	behindAt  time.Time
 	hintTombs int // cleared marks that Hints still holds
 }
 
@@ -191,17 +191,21 @@ func (g *Group) errFenced() error {
 // Status is cheap and never blocks.
 func (g *Group) Status() replication.Status {
 	applied := g.env.State.Applied()
-	st := replication.Status{Term: 1, LastIndex: g.lastIndex.Load(), Applied: applied, Committed: applied,
+	st := replication.Status{LastIndex: g.lastIndex.Load(), Applied: applied, Committed: applied,
 		Fenced: g.fenced.Load(), CatchingUp: g.catchingUp.Load(), Keys: g.env.State.Keys(), Bytes: g.env.State.Bytes()}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	st.Hints = g.hints
 	if st.CatchingUp {
-		st.BehindFor = time.Since(g.behindAt)
+		st.BehindFor = time.Since(g.opened)
 	}
 	for _, p := range g.peers {
 		if p != nil {
-			st.Peers = append(st.Peers, replication.PeerStatus{Node: p.id, Behind: uint64(len(p.hints)), Silent: time.Since(p.heard)})
+			silent := time.Since(p.heard)
+			if p.heard.IsZero() {
+				silent = time.Since(g.opened)
+			}
+			st.Peers = append(st.Peers, replication.PeerStatus{Node: p.id, Behind: uint64(len(p.hints)), Silent: silent})
 		}
 	}
 	return st

@@ -41,6 +41,14 @@ func (n need) met(by set) bool {
 	return true
 }
 
+// scope is every replica that can count.
+func (n need) scope() (s set) {
+	for _, p := range n.parts {
+		s |= p.of
+	}
+	return s
+}
+
 // total is how many replicas must answer at the least.
 func (n need) total() (sum int) {
 	for _, p := range n.parts {

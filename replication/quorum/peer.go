@@ -106,15 +106,14 @@ func (g *Group) peerLoop(ctx context.Context, p *peer) error {
 		g.mu.Unlock()
 		switch {
 		case ask && !g.ping(ctx, p):
-			pause(ctx, g.opt.ProbeEvery, nil)
-			continue
+			g.rest(ctx, p)
 		case owed:
 			if g.deliver(ctx, p) {
 				continue
 			}
-			pause(ctx, g.opt.ProbeEvery, nil)
+			g.rest(ctx, p)
 		case ask:
-			pause(ctx, g.opt.ProbeEvery, nil) // alive, but catching up or at odds with our clock
+			g.rest(ctx, p) // alive, but catching up or at odds with our clock
 		default:
 			select {
 			case <-p.wake:
@@ -123,6 +122,13 @@ func (g *Group) peerLoop(ctx context.Context, p *peer) error {
 		}
 	}
 	return nil
+}
+
+// rest waits before p is tried again: less long when p itself calls meanwhile, but
+// long enough that a link open in one direction only is not flooded.
+func (g *Group) rest(ctx context.Context, p *peer) {
+	pause(ctx, g.opt.ProbeEvery/8, nil)
+	pause(ctx, g.opt.ProbeEvery*7/8, p.wake)
 }
 
 // ping asks p whether it is there, showing it our clock; true if it answered.
@@ -175,7 +181,7 @@ func (g *Group) confirm(ctx context.Context, n need) error {
 		return nil
 	}
 	if n.met(reach) {
-		g.pingSome(ctx, n, reach&^fresh, fresh)
+		g.pingSome(ctx, n, n.scope()&reach&^fresh, fresh)
 		if reach, fresh = g.inReach(false); n.met(fresh) {
 			return nil
 		}

@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"context"
+	"errors"
 
 	"fulcrum"
 	"fulcrum/consistency"
@@ -88,6 +89,7 @@ func (g *Group) admitRead(ctx context.Context, l consistency.Level, floor replic
 		}
 	}
 	reach, _ := g.inReach(true)
+	reach &= n.scope()
 	if !n.met(reach) {
 		return l, need{}, 0, g.errorf(fulcrum.CodeUnavailable, "%s in reach", n.shortfall(reach)).
 			WithHint("heal the network or read at a lower level")
@@ -137,14 +139,16 @@ func collect[R reply](ctx context.Context, g *Group, n need, reach set, own R, a
 			pending = pending.with(i)
 		}
 	}
-	var last error
+	var last, epoch error
 	for !n.met(good) && n.met(good|pending) {
 		select {
 		case r := <-replies:
 			at, err := r.who()
 			pending = pending.without(at)
 			if err != nil {
-				last = err
+				if last = err; errors.Is(err, fulcrum.ErrEpoch) {
+					epoch = err
+				}
 				continue
 			}
 			good = good.with(at)
@@ -156,8 +160,8 @@ func collect[R reply](ctx context.Context, g *Group, n need, reach set, own R, a
 	if n.met(good) {
 		return got, nil
 	}
-	if e := fulcrum.AsError(last); e != nil && e.Code == fulcrum.CodeEpoch {
-		return nil, e
+	if epoch != nil {
+		return nil, epoch
 	}
 	return nil, g.errorf(fulcrum.CodeUnavailable, "%s answered: %w", n.shortfall(good), orSilent(last)).
 		WithHint("heal the network or read at a lower level")
@@ -214,13 +218,16 @@ func mergeAnswers(own []fulcrum.Entry, replies []reading) []fulcrum.Entry {
 // it returns once replicas that meet n hold all of newest, or fails; at others it
 // repairs in the background. It returns how many replicas needed it.
 func (g *Group) repair(ctx context.Context, n need, level consistency.Level, newest []fulcrum.Entry, replies []reading) (int, error) {
-	var current set
+	var current, answered set
 	lacking := make(map[int][]fulcrum.Entry)
+	disputed := make([]bool, len(newest)) // some replica lacks it
 	for _, r := range replies {
+		answered = answered.with(r.at)
 		var lacks []fulcrum.Entry
 		for i, e := range newest {
 			if r.answers[i].version.Less(e.Version) {
 				lacks = append(lacks, e)
+				disputed[i] = true
 			}
 		}
 		if len(lacks) == 0 {
@@ -229,10 +236,14 @@ func (g *Group) repair(ctx context.Context, n need, level consistency.Level, new
 		}
 		lacking[r.at] = lacks
 	}
-	if len(lacking) == 0 {
+	repaired := len(lacking)
+	if repaired == 0 {
 		return 0, nil
 	}
-	g.env.Metrics.ReadRepair(len(lacking))
+	if strong(level) && !n.met(current) {
+		g.askOthers(n, newest, disputed, answered, lacking)
+	}
+	g.env.Metrics.ReadRepair(repaired)
 	acks := make(chan ack, len(g.peers))
 	var pending set
 	for at, lacks := range lacking {
@@ -241,7 +252,7 @@ func (g *Group) repair(ctx context.Context, n need, level consistency.Level, new
 		}
 	}
 	if !strong(level) {
-		return len(lacking), nil
+		return repaired, nil
 	}
 	for !n.met(current) && n.met(current|pending) {
 		select {
@@ -258,7 +269,26 @@ func (g *Group) repair(ctx context.Context, n need, level consistency.Level, new
 		return 0, g.errorf(fulcrum.CodeUnavailable, "replicas differ, and only %s could be brought up to date", n.shortfall(current)).
 			WithHint("retry, or read at a lower level")
 	}
-	return len(lacking), nil
+	return repaired, nil
+}
+
+// askOthers adds to lacking the replicas in reach that have not answered, with what
+// others dispute: their word that they hold it counts as well, should one of those
+// that answered fall away now.
+func (g *Group) askOthers(n need, newest []fulcrum.Entry, disputed []bool, answered set, lacking map[int][]fulcrum.Entry) {
+	var entries []fulcrum.Entry
+	for i, e := range newest {
+		if disputed[i] {
+			entries = append(entries, e)
+		}
+	}
+	reach, _ := g.inReach(false)
+	reach &= n.scope() &^ answered
+	for at := range g.env.Replicas {
+		if reach.has(at) && at != g.topo.self {
+			lacking[at] = entries
+		}
+	}
 }
 
 func (g *Group) repairOne(ctx context.Context, at int, lacks []fulcrum.Entry) error {

@@ -22,7 +22,7 @@ func (g *Group) recover() error {
 	}
 	g.fenced.Store(len(fenced) > 0)
 	g.catchingUp.Store(!g.env.Based && len(caught) == 0 && len(g.env.Replicas) > 1)
-	g.behindAt = time.Now()
+	g.opened = time.Now()
 	if err := g.openHints(); err != nil {
 		return err
 	}

@@ -275,7 +275,7 @@ func (g *Group) await(ctx context.Context, n need, pending set, acks <-chan ack)
 	if epoch != nil {
 		return acked, epoch
 	}
-	return acked, g.errorf(fulcrum.CodeUnknown, "%s stored it in time; it may take effect later: %w", n.shortfall(acked), other).
+	return acked, g.errorf(fulcrum.CodeUnknown, "%s stored it in time; it may take effect later: %w", n.shortfall(acked), orSilent(other)).
 		WithHint("read the key, or write it again")
 }
 
