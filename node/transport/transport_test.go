@@ -1,10 +1,11 @@
 package transport_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"io"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -19,6 +20,9 @@ import (
 	"fulcrum/node/fault"
 	"fulcrum/node/netfault"
 	"fulcrum/node/transport"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
 const (
@@ -90,6 +94,7 @@ func (n *network) dial(ctx context.Context, to fulcrum.NodeID) (net.Conn, error)
 // node is one transport of a test, with its own faults.
 type node struct {
 	*transport.Transport
+	id     fulcrum.NodeID
 	faults *fault.Set
 	stop   func()
 }
@@ -129,7 +134,7 @@ func (n *network) start(id fulcrum.NodeID, change func(*transport.Options)) *nod
 		}
 	})
 	n.t.Cleanup(stop)
-	return &node{Transport: tr, faults: set, stop: stop}
+	return &node{Transport: tr, id: id, faults: set, stop: stop}
 }
 
 func handleAll(tr *transport.Transport) {
@@ -183,5 +188,484 @@ func TestCallsAreAnswered(t *testing.T) {
 	})
 }
 
-var _ = strings.Contains
-var _ = slog.LevelInfo
+func TestDefiniteFailures(t *testing.T) {
+	hour := time.Hour
+	tests := []struct {
+		name  string
+		other func(*network) // what is there instead of a good b
+		ctx   time.Duration
+		want  error
+		says  string
+		after time.Duration
+	}{
+		{"nobody listens", func(*network) {}, hour, fulcrum.ErrUnavailable, "connection refused", 0},
+		{"another cluster", func(n *network) {
+			n.start("b", func(o *transport.Options) { o.ClusterID = "c2" })
+		}, hour, fulcrum.ErrUnavailable, `a belongs to cluster "c1", b to cluster "c2"`, 0},
+		{"another node at the address", func(n *network) {
+			n.start("x", nil)
+			n.listeners["b"] = n.listeners["x"]
+		}, hour, fulcrum.ErrUnavailable, "it wants to talk to b, but this is x", 0},
+		{"a node of the same name", func(n *network) {
+			n.start("b", func(o *transport.Options) { o.Node = "a" })
+		}, hour, fulcrum.ErrUnavailable, "it wants to talk to b, but this is a", 0},
+		{"one who says nothing", func(n *network) {
+			l := n.listen("b")
+			go func() {
+				for {
+					c, err := l.Accept()
+					if err != nil {
+						return
+					}
+					n.t.Cleanup(func() { c.Close() })
+					go io.Copy(io.Discard, c)
+				}
+			}()
+			n.t.Cleanup(func() { l.Close() })
+		}, 20 * time.Second, fulcrum.ErrUnavailable, "deadline exceeded", 20 * time.Second},
+		{"a link that is cut", func(n *network) { n.start("b", nil) }, 20 * time.Second, fulcrum.ErrUnavailable, "deadline exceeded", 20 * time.Second},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				net := newNetwork(t)
+				tc.other(net)
+				a := net.start("a", nil)
+				if strings.Contains(tc.name, "cut") {
+					a.cut("b")
+				}
+				begun := time.Now()
+				_, err := a.Call(within(t, tc.ctx), "b", chEcho, nil)
+				var fe *fulcrum.Error
+				if !errors.Is(err, tc.want) || !errors.As(err, &fe) || fe.Maybe || !strings.Contains(err.Error(), tc.says) {
+					t.Errorf("Call = %v, want definitely %v, saying %q", err, tc.want, tc.says)
+				}
+				if took := time.Since(begun); took != tc.after {
+					t.Errorf("Call took %v, want %v", took, tc.after)
+				}
+			})
+		})
+	}
+}
+
+// cut isolates n from to, in both directions, as far as n knows.
+func (n *node) cut(to fulcrum.NodeID) {
+	if err := n.faults.Add(fulcrum.Fault{Kind: "link", From: n.id, To: to, Drop: true}, time.Now()); err != nil {
+		panic(err)
+	}
+}
+
+func TestDialsAreRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		for range 1000 {
+			if _, err := a.Call(within(t, time.Hour), "b", chEcho, nil); !errors.Is(err, fulcrum.ErrUnavailable) {
+				t.Fatalf("Call = %v", err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if n := net.dials.Load(); n < 9 || n > 11 {
+			t.Errorf("%d dials in a second of calls to a node that refuses, want 10", n)
+		}
+		net.start("b", nil)
+		time.Sleep(100 * time.Millisecond)
+		if _, err := a.Call(within(t, time.Hour), "b", chEcho, nil); err != nil {
+			t.Errorf("when the node is back: %v", err)
+		}
+	})
+}
+
+// A call sent into a cut fails without an answer as to its outcome; after healing
+// the connection goes on.
+func TestCutAndHeal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.cut("b")
+		begun := time.Now()
+		_, err := a.Call(within(t, 3*time.Second), "b", chEcho, nil)
+		var fe *fulcrum.Error
+		if !errors.Is(err, context.DeadlineExceeded) || errors.As(err, &fe) || time.Since(begun) != 3*time.Second {
+			t.Errorf("Call into a cut = %v after %v, want an unclassified deadline after 3s", err, time.Since(begun))
+		}
+		answered := make(chan error)
+		go func() {
+			_, err := a.Call(within(t, time.Minute), "b", chEcho, nil)
+			answered <- err
+		}()
+		time.Sleep(time.Second)
+		a.faults.Heal(nil)
+		if err := <-answered; err != nil {
+			t.Errorf("Call that waited for the link to heal: %v", err)
+		}
+		if n := net.dials.Load(); n != 1 {
+			t.Errorf("%d dials; a short cut should not cost the connection", n)
+		}
+	})
+}
+
+// A long cut costs the connection; then calls dial, and wait for the link to heal.
+func TestLongCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.cut("b")
+		begun := time.Now()
+		_, err := a.Call(within(t, time.Hour), "b", chEcho, nil)
+		if took := time.Since(begun); !errors.Is(err, transport.ErrConnLost) || took < 10*time.Second || took > 13*time.Second {
+			t.Errorf("Call into a long cut = %v after %v, want a lost connection after about 11s", err, took)
+		}
+		time.AfterFunc(time.Minute, func() { a.faults.Heal(nil) })
+		begun = time.Now()
+		_, err = a.Call(within(t, time.Hour), "b", chEcho, nil)
+		if took := time.Since(begun); err != nil || took < time.Minute || took > time.Minute+time.Second {
+			t.Errorf("Call that waits for healing = %v after %v, want an answer within a second of the minute", err, took)
+		}
+	})
+}
+
+// Only one direction is cut, and only the receiver knows: the same for the caller.
+func TestReceiverCutsOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		b := net.start("b", nil)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Fatal(err)
+		}
+		b.cut("a")
+		if _, err := a.Call(within(t, 3*time.Second), "b", chEcho, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Call = %v, want the deadline", err)
+		}
+		b.faults.Heal(nil)
+		if _, err := a.Call(within(t, 3*time.Second), "b", chEcho, nil); err != nil {
+			t.Errorf("after healing: %v", err)
+		}
+	})
+}
+
+func TestHandlerSeesTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		const ch = 50
+		got := make(chan time.Duration, 2)
+		net.start("b", func(o *transport.Options) {
+			o.CallTimeout = 7 * time.Second
+		}).Handle(ch, func(ctx context.Context, _ fulcrum.NodeID, _ []byte) ([]byte, error) {
+			deadline, _ := ctx.Deadline()
+			got <- time.Until(deadline)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		begun := time.Now()
+		_, err := a.Call(within(t, 3*time.Second), "b", ch, nil)
+		if left := <-got; left != 3*time.Second {
+			t.Errorf("the handler had %v, want 3s", left)
+		}
+		if err == nil || time.Since(begun) != 3*time.Second {
+			t.Errorf("Call = %v after %v", err, time.Since(begun))
+		}
+		// A call without a deadline gets one.
+		begun = time.Now()
+		_, err = a.Call(context.Background(), "b", ch, nil)
+		if left := <-got; err == nil || left != fulcrum.DefaultRequestLimit {
+			t.Errorf("without a deadline the handler had %v, and Call = %v; want %v", left, err, fulcrum.DefaultRequestLimit)
+		}
+	})
+}
+
+// A caller that gives up is free at once; the late answer harms nobody.
+func TestCancelledCallIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		ctx, cancel := context.WithCancel(within(t, time.Second))
+		time.AfterFunc(time.Millisecond, cancel)
+		if _, err := a.Call(ctx, "b", chHang, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("Call = %v, want canceled", err)
+		}
+		time.Sleep(2 * time.Second) // the answer comes
+		if got, err := a.Call(within(t, time.Second), "b", chEcho, []byte("x")); string(got) != "a:x" {
+			t.Errorf("next Call = %q, %v", got, err)
+		}
+		if _, err := a.Call(ctx, "b", chEcho, nil); !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("Call with an ended ctx = %v, want definitely not sent", err)
+		}
+	})
+}
+
+func TestOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		small := func(o *transport.Options) { o.MaxInflight, o.QueueBytes = 4, 10_000 }
+		a := net.start("a", small)
+		net.start("b", small)
+		results := make(chan error, 10)
+		for range 10 {
+			go func() {
+				_, err := a.Call(within(t, 5*time.Second), "b", chHang, nil)
+				results <- err
+			}()
+		}
+		time.Sleep(time.Second)
+		if n := len(results); n != 6 {
+			t.Errorf("%d of 10 calls were answered at once, want all but the 4 that may be handled", n)
+		}
+		for range len(results) {
+			if err := <-results; !errors.Is(err, fulcrum.ErrOverloaded) {
+				t.Errorf("Call beyond the limit = %v, want overloaded", err)
+			}
+		}
+		// The queue: nothing leaves a, so at most 10,000 bytes are taken.
+		time.Sleep(10 * time.Second)
+		for range 4 {
+			<-results
+		}
+		a.cut("b")
+		for range 300 { // netfault takes 1 MiB first, as a socket would
+			go func() {
+				_, err := a.Call(within(t, time.Second), "b", chEcho, make([]byte, 9_000))
+				results <- err
+			}()
+			synctest.Wait()
+		}
+		overloaded := 0
+		for range 300 {
+			if errors.Is(<-results, fulcrum.ErrOverloaded) {
+				overloaded++
+			}
+		}
+		if overloaded < 100 {
+			t.Errorf("%d of 300 calls overloaded, want those beyond the bound", overloaded)
+		}
+	})
+}
+
+func TestSizeLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		small := func(o *transport.Options) { o.MaxFrameBytes = 1000 }
+		a := net.start("a", small)
+		net.start("b", small)
+		big := net.start("big", nil)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, make([]byte, 1001)); !errors.Is(err, &fulcrum.Error{Code: fulcrum.CodeTooLarge}) {
+			t.Errorf("Call with too much = %v", err)
+		}
+		if _, err := a.Call(within(t, time.Second), "b", chBig, make([]byte, 100)); !errors.Is(err, &fulcrum.Error{Code: fulcrum.CodeTooLarge}) {
+			t.Errorf("Call answered with too much = %v", err)
+		}
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, make([]byte, 990)); err != nil {
+			t.Errorf("Call with as much as fits = %v", err)
+		}
+		// A node with a larger limit sends too much: its connection ends, b goes on.
+		if _, err := big.Call(within(t, time.Second), "b", chEcho, make([]byte, 1_000_000)); !errors.Is(err, transport.ErrConnLost) {
+			t.Errorf("oversized frame: %v, want a lost connection", err)
+		}
+		if _, err := big.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Errorf("after an oversized frame: %v", err)
+		}
+	})
+}
+
+func TestLargeMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		for _, size := range []int{0, 1, 64 << 10, 64<<10 + 1, 1 << 20, fulcrum.MaxMessageBytes - 2} {
+			p := bytes.Repeat([]byte{7}, size)
+			got, err := a.Call(within(t, time.Minute), "b", chEcho, p)
+			if err != nil || !bytes.Equal(got[2:], p) {
+				t.Errorf("%d bytes came back as %d, %v", size, len(got), err)
+			}
+		}
+	})
+}
+
+func TestStopAndRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		b := net.start("b", nil)
+		result := make(chan error)
+		go func() {
+			_, err := a.Call(within(t, time.Hour), "b", chHang, nil)
+			result <- err
+		}()
+		time.Sleep(time.Second)
+		b.stop() // the handler ends, and its answer is still sent
+		if err := <-result; !errors.Is(err, fulcrum.ErrUnknown) {
+			t.Errorf("Call of a handler that was stopped = %v, want its own unknown", err)
+		}
+		if _, err := b.Call(within(t, time.Second), "a", chEcho, nil); !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("Call by a stopped node = %v", err)
+		}
+		if _, err := b.Call(within(t, time.Second), "b", chEcho, nil); !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("Call of a stopped node to itself = %v", err)
+		}
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("Call to a stopped node = %v, want unavailable", err)
+		}
+		net.start("b", nil)
+		time.Sleep(time.Second)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Errorf("Call to a restarted node = %v", err)
+		}
+	})
+}
+
+func TestIdleConnectionsClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		b := net.start("b", nil)
+		for range 2 {
+			if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+				t.Fatal(err)
+			}
+			if !a.Peers()[0].Connected || !b.Peers()[0].Connected {
+				t.Error("not connected after a call")
+			}
+			time.Sleep(6 * time.Minute)
+			if a.Peers()[0].Connected || b.Peers()[0].Connected {
+				t.Error("still connected after six idle minutes")
+			}
+		}
+	})
+}
+
+func TestPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		b := net.start("b", nil)
+		if len(a.Peers()) != 0 {
+			t.Errorf("Peers = %+v before any call", a.Peers())
+		}
+		slow := fulcrum.Fault{Kind: "link", From: "a", To: "b", OneWay: true, Delay: fulcrum.Duration(40 * time.Millisecond)}
+		if err := a.faults.Add(slow, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = a.Call(within(t, 3*time.Second), "b", chHang, nil) // long enough for a ping; its outcome is tested above
+		_, _ = a.Call(within(t, time.Second), "c", chEcho, nil)
+		peers := a.Peers()
+		if len(peers) != 2 || peers[0].Node != "b" || peers[1].Node != "c" {
+			t.Fatalf("Peers = %+v, want b and c", peers)
+		}
+		if p := peers[0]; p.RTT != 40*time.Millisecond || !p.Connected || time.Since(p.LastHeard) > time.Second || p.QueueBytes != 0 {
+			t.Errorf("b: %+v, want it connected, just heard, at 40ms", p)
+		}
+		if p := peers[1]; p.Connected || !p.LastHeard.IsZero() {
+			t.Errorf("c: %+v, want it never heard", p)
+		}
+		if p := b.Peers()[0]; p.Node != "a" || !p.Connected || p.LastHeard.IsZero() {
+			t.Errorf("b knows a as %+v", p)
+		}
+	})
+}
+
+// Many callers in both directions, while the link misbehaves: each gets its own answer.
+func TestManyCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		nodes := []*node{net.start("a", nil), net.start("b", nil)}
+		var callers sync.WaitGroup
+		for i := range 100 {
+			callers.Go(func() {
+				from, to := nodes[i%2], nodes[1-i%2]
+				for j := range 20 {
+					msg := fmt.Sprintf("%d/%d", i, j)
+					got, err := from.Call(within(t, time.Minute), to.id, transport.Channel(j%2), []byte(msg))
+					if want := string(from.id) + ":" + msg; string(got) != want {
+						t.Errorf("Call = %q, %v; want %q", got, err, want)
+					}
+				}
+			})
+		}
+		for _, f := range []fulcrum.Fault{
+			{Kind: "link", From: "a", To: "b", Delay: fulcrum.Duration(5 * time.Millisecond), Jitter: fulcrum.Duration(20 * time.Millisecond), Loss: 0.1},
+			{Kind: "isolate", Node: "a"},
+		} {
+			if err := nodes[0].faults.Add(f, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(3 * time.Second)
+		}
+		nodes[0].faults.Heal(nil)
+		callers.Wait()
+	})
+}
+
+func TestMetricsAreClean(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		reg := prometheus.NewPedanticRegistry()
+		a := net.start("a", func(o *transport.Options) { o.Registerer = reg })
+		net.start("b", nil)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Fatal(err)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if problems, err := promlint.NewWithMetricFamilies(families).Lint(); err != nil || len(problems) > 0 {
+			t.Errorf("lint: %v, %v", problems, err)
+		}
+		got := make(map[string]float64)
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				name := f.GetName()
+				for _, l := range m.GetLabel() {
+					name += " " + l.GetValue()
+				}
+				got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+		for name, want := range map[string]float64{
+			"fulcrum_peer_frames_total in":       1,
+			"fulcrum_peer_frames_total out":      1,
+			"fulcrum_peer_connections out":       1,
+			"fulcrum_peer_connections in":        0,
+			"fulcrum_peer_bad_frames_total":      0,
+			"fulcrum_peer_call_duration_seconds": 1,
+		} {
+			if v, ok := got[name]; !ok || v != want {
+				t.Errorf("%s = %v, want %v", name, v, want)
+			}
+		}
+	})
+}
+
+// The same over real sockets, where writes are buffered and goroutines truly race.
+func TestOverLoopback(t *testing.T) {
+	a, b := overLoopback(t)
+	var callers sync.WaitGroup
+	for i := range 64 {
+		callers.Go(func() {
+			from, to, name := a, fulcrum.NodeID("b"), "a"
+			if i%2 == 1 {
+				from, to, name = b, "a", "b"
+			}
+			for j := range 50 {
+				msg := fmt.Sprintf("%d/%d", i, j)
+				got, err := from.Call(within(t, time.Minute), to, transport.Channel(j%2), []byte(msg))
+				if want := name + ":" + msg; string(got) != want {
+					t.Errorf("Call = %q, %v; want %q", got, err, want)
+				}
+			}
+		})
+	}
+	callers.Wait()
+}
