@@ -1,0 +1,18 @@
+package transport
+
+import "fulcrum"
+
+// Hello is a dialer's half of the handshake, for tests that speak it themselves.
+func Hello(version byte, cluster string, from, to fulcrum.NodeID) []byte {
+	return appendHello(nil, hello{version: version, cluster: cluster, from: from, to: to})
+}
+
+// CallFrame is the frame of one call.
+func CallFrame(id uint64, ch Channel, millis uint64, payload []byte) []byte {
+	return appendFrame(nil, &frame{kind: kindCall, id: id, channel: ch, timeout: millis, payload: payload})
+}
+
+// ReplyFrame is the frame of an empty reply.
+func ReplyFrame(id uint64) []byte {
+	return appendFrame(nil, &frame{kind: kindReply, id: id})
+}
