@@ -175,6 +175,13 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("ttl=%s expires at %s, want %s", ttl, w.Header().Get("Fulcrum-Expire-At"), want)
 		}
 	}
+	n.ask(t, "PUT /v1/kv/cp/k?keep_ttl", "w")
+	if w := n.ask(t, "GET /v1/kv/cp/k", ""); w.Body.String() != "w" || w.Header().Get("Fulcrum-Expire-At") == "" {
+		t.Errorf("keep_ttl: %q expires at %q", w.Body, w.Header().Get("Fulcrum-Expire-At"))
+	}
+	if w := n.ask(t, "PUT /v1/kv/cp/k?keep_ttl&ttl=3", "w"); w.Code != 400 {
+		t.Errorf("ttl and keep_ttl: %d", w.Code)
+	}
 	n.at = n.at.Add(90 * time.Second)
 	if w := n.ask(t, "GET /v1/kv/cp/k", ""); w.Code != 404 {
 		t.Errorf("after its time: %d", w.Code)

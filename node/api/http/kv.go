@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/base64"
+	"net/url"
 	"strconv"
 	"unicode/utf8"
 
@@ -21,7 +22,7 @@ const (
 )
 
 // call reads what every request to keys carries, and checks the key.
-func (h *handler) call(r *nethttp.Request, keyspace string, known ...string) (api.Call, map[string][]string, error) {
+func (h *handler) call(r *nethttp.Request, keyspace string, known ...string) (api.Call, url.Values, error) {
 	c := api.Call{Keyspace: keyspace, Session: consistency.Token(r.Header.Get(headerSession))}
 	q, err := query(r, append([]string{"level"}, known...)...)
 	if err != nil {
@@ -105,7 +106,7 @@ func (h *handler) getKey(w nethttp.ResponseWriter, r *nethttp.Request, keyspace 
 // putKey answers PUT: 204 with the new ETag, whether the key was there before or
 // not (a blind write does not look), or 412.
 func (h *handler) putKey(w nethttp.ResponseWriter, r *nethttp.Request, keyspace string, key []byte) {
-	c, q, err := h.call(r, keyspace, "ttl")
+	c, q, err := h.call(r, keyspace, "ttl", "keep_ttl")
 	if err == nil {
 		err = checkKey(key)
 	}
@@ -118,6 +119,12 @@ func (h *handler) putKey(w nethttp.ResponseWriter, r *nethttp.Request, keyspace 
 		if err = ttlErr; ttl > 0 {
 			write.ExpireAt = h.Backend.Now() + ttl.Milliseconds()
 		}
+	}
+	if err == nil {
+		write.KeepTTL, err = boolOf(q, "keep_ttl")
+	}
+	if err == nil && write.KeepTTL && write.ExpireAt != 0 {
+		err = fulcrum.Errorf(fulcrum.CodeInvalid, "ttl and keep_ttl in one request")
 	}
 	if err == nil {
 		write.Value, err = body(w, r, h.Backend.Limits().MaxValue)
@@ -258,7 +265,7 @@ func (h *handler) scan(keyspace string) nethttp.HandlerFunc {
 	}
 }
 
-func scanOf(q map[string][]string) (api.Scan, error) {
+func scanOf(q url.Values) (api.Scan, error) {
 	bytesOf := func(name string) []byte {
 		if v := q[name]; len(v) > 0 && v[0] != "" {
 			return []byte(v[0])
