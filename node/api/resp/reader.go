@@ -160,8 +160,12 @@ func (r *reader) argument() (more bool, err error) {
 		}
 		total := r.pos - r.start + int(n) + 2
 		if r.over > 0 || int(n) > r.maxBulk || total > r.maxCommand {
-			if r.over == 0 {
-				r.over = max(int(n), total)
+			switch {
+			case r.over > 0:
+			case int(n) > r.maxBulk:
+				r.over = int(n)
+			default:
+				r.over = total
 			}
 			r.skip, r.start, r.spans = int(n)+2, r.pos, r.spans[:0]
 			return false, nil
