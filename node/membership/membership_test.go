@@ -311,7 +311,7 @@ func TestMetrics(t *testing.T) {
 		if got["fulcrum_gossip_members alive"] != 2 || got["fulcrum_gossip_members dead"] != 1 {
 			t.Errorf("members: %v", got)
 		}
-		for _, moved := range []string{"fulcrum_gossip_packets_total sent", "fulcrum_gossip_packets_total received", "fulcrum_gossip_rejoins_total"} {
+		for _, moved := range []string{"fulcrum_gossip_packets_total out", "fulcrum_gossip_packets_total in", "fulcrum_gossip_rejoins_total"} {
 			if got[moved] == 0 {
 				t.Errorf("%s stayed zero: %v", moved, got)
 			}

@@ -22,7 +22,7 @@ func newMetrics(r prometheus.Registerer, v *view) (*metrics, error) {
 	}
 	packets := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fulcrum_gossip_packets_total",
-		Help: "Gossip packets sent, and received from members of this cluster.",
+		Help: "Gossip packets sent (out), and taken in from members of this cluster (in).",
 	}, []string{"direction"})
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "fulcrum_gossip_refused_total",
@@ -30,8 +30,8 @@ func newMetrics(r prometheus.Registerer, v *view) (*metrics, error) {
 	}, []string{"kind"})
 	m := &metrics{
 		registerer:     r,
-		sent:           packets.WithLabelValues("sent"),
-		received:       packets.WithLabelValues("received"),
+		sent:           packets.WithLabelValues("out"),
+		received:       packets.WithLabelValues("in"),
 		refusedPackets: refused.WithLabelValues("packet"),
 		refusedStreams: refused.WithLabelValues("stream"),
 		rejoins:        counter("fulcrum_gossip_rejoins_total", "Attempts to rejoin a peer that is not alive."),
