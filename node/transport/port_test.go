@@ -86,6 +86,7 @@ func TestStrangersAtThePort(t *testing.T) {
 				if took := (<-closed).Sub(begun); took > tc.open+time.Second {
 					t.Errorf("closed after %v, want %v", took, tc.open)
 				}
+				synctest.Wait() // it logs after closing
 				if !strings.Contains(log.String(), tc.logs) {
 					t.Errorf("log is %q, want it to say %q", log.String(), tc.logs)
 				}

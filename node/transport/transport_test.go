@@ -525,6 +525,102 @@ func TestStopAndRestart(t *testing.T) {
 	})
 }
 
+// Nothing that waits, here or at a peer, holds up the end of Run.
+func TestStopIsPrompt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		b := net.start("b", nil)
+		net.start("c", nil)
+		errs := make(map[string]chan error)
+		call := func(what string, from *node, to fulcrum.NodeID) {
+			errs[what] = make(chan error, 1)
+			go func() {
+				_, err := from.Call(within(t, time.Hour), to, chHang, nil)
+				errs[what] <- err
+			}()
+		}
+		call("of b", a, "b")
+		call("of c by b", b, "c")
+		call("of b by itself", b, "b")
+		net.knock("b") // and says nothing
+		time.Sleep(time.Second)
+		a.cut("b")
+		b.cut("d")
+		net.start("d", nil)
+		call("into a cut", b, "d")
+		time.Sleep(time.Second)
+		begun := time.Now()
+		b.stop()
+		if took := time.Since(begun); took != 0 {
+			t.Errorf("Run took %v to end", took)
+		}
+		if err := <-errs["into a cut"]; !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("Call waiting for a connection = %v, want unavailable", err)
+		}
+		if err := <-errs["of c by b"]; !errors.Is(err, transport.ErrConnLost) {
+			t.Errorf("Call under way = %v, want a lost connection", err)
+		}
+		if err := <-errs["of b by itself"]; !errors.Is(err, fulcrum.ErrUnknown) {
+			t.Errorf("Call of itself = %v, want the handler's error", err)
+		}
+		a.stop()
+		if err := <-errs["of b"]; !errors.Is(err, transport.ErrConnLost) {
+			t.Errorf("Call through a cut, when its caller stops = %v, want a lost connection", err)
+		}
+	})
+}
+
+// What was still queued when a connection ended was never sent, and says so; what
+// was handed to the network may have been handled.
+func TestQueuedCallsFailDefinitely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.cut("b")
+		results := make([]chan error, 2)
+		for i := range results {
+			results[i] = make(chan error, 1)
+			go func() {
+				_, err := a.Call(within(t, time.Hour), "b", chEcho, make([]byte, 4<<20)) // more than a socket takes
+				results[i] <- err
+			}()
+			synctest.Wait()
+		}
+		if err := <-results[0]; !errors.Is(err, transport.ErrConnLost) {
+			t.Errorf("the call being written = %v, want a lost connection", err)
+		}
+		if err := <-results[1]; !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("the call behind it = %v, want unavailable", err)
+		}
+	})
+}
+
+// A slow link is not a dead one: a large message takes its time.
+func TestSlowLinkIsNotStalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		slow := fulcrum.Fault{Kind: "link", From: "a", To: "b", OneWay: true, Rate: 200_000}
+		if err := a.faults.Add(slow, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		_, err := a.Call(within(t, time.Hour), "b", chEcho, make([]byte, 8<<20))
+		if took := time.Since(begun); err != nil || took < 40*time.Second || took > 45*time.Second {
+			t.Errorf("8 MiB at 200 kB/s = %v after %v, want an answer after 42s", err, took)
+		}
+		if n := net.dials.Load(); n != 1 {
+			t.Errorf("%d dials", n)
+		}
+	})
+}
+
 func TestIdleConnectionsClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newNetwork(t)

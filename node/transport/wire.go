@@ -17,8 +17,8 @@ import (
 
 const (
 	readBuffer = 64 << 10
-	writeStep  = 256 << 10 // of one Write: what must move within StallTimeout
-	keepBuffer = 1 << 20   // larger write buffers are given back to the collector
+	writeStep  = 64 << 10 // of one Write: what must move within StallTimeout
+	keepBuffer = 1 << 20  // larger write buffers are given back to the collector
 )
 
 // errWireEnded says that a call was not given to a wire because it had ended.
