@@ -90,11 +90,12 @@ type Group struct {
 	mu        sync.Mutex // held for moments only, never across a channel or a call
 	runCtx    context.Context
 	stopping  bool
-	digest    [buckets]uint64 // of State, kept by the store loop
-	newest    fulcrum.Version // of State
-	forced    map[string]fulcrum.Version
-	hints     int // marks in all peers
-	hintTombs int // cleared marks that Hints still holds
+	digest    [buckets]uint64            // of State, kept by the store loop
+	newest    fulcrum.Version            // of State
+	forced    map[string]fulcrum.Version // by stampAbove, ahead of the clock
+	forcedAll fulcrum.Version            // above all of those forgotten
+	hints     int                        // marks in all peers
+	hintTombs int                        // cleared marks that Hints still holds
 }
 
 var _ replication.Group = (*Group)(nil)
@@ -163,11 +164,11 @@ func (g *Group) spawn(f func(ctx context.Context)) bool {
 	return true
 }
 
-// ready waits until Run has begun.
+// ready waits until Run has begun, and refuses once it has ended.
 func (g *Group) ready(ctx context.Context) error {
 	select {
-	case <-g.started:
-		return nil
+	case <-g.stopped:
+		return g.errorf(fulcrum.CodeUnavailable, "the replica has stopped")
 	default:
 	}
 	select {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/replication"
 )
 
 // recover brings memory to where the disk is: flags, the hints of this epoch, the
@@ -30,7 +31,10 @@ func (g *Group) recover() error {
 		return err
 	}
 	g.lastIndex.Store(g.env.Log.Last())
-	return g.countAll()
+	if err := g.countAll(); err != nil {
+		return err
+	}
+	return g.raiseClock()
 }
 
 // openHints empties Hints when they are another epoch's: what those promised is
@@ -124,13 +128,33 @@ func (g *Group) countAll() error {
 		g.count(fulcrum.Entry{}, e)
 		return true
 	})
+	return err
+}
+
+// raiseClock shows the clock what it must stamp above: what stands here, and the
+// floor that the last epoch left. One too far ahead of the wall clock is refused;
+// the floor counts all the same, where the clock can be raised.
+func (g *Group) raiseClock() error {
+	text, err := g.env.State.Extra(replication.FloorKey)
 	if err != nil {
 		return err
 	}
-	if !g.newest.IsZero() {
-		if err := g.env.Clock.Observe(g.newest); err != nil {
-			g.env.Logger.Warn("this replica holds a version ahead of the clock", "group", g.env.Group, "version", g.newest.String(), "err", err)
+	if len(text) > 0 {
+		floor, err := fulcrum.ParseVersion(string(text))
+		if err != nil {
+			return err
 		}
+		if r, ok := g.env.Clock.(interface{ Raise(fulcrum.Version) }); ok {
+			r.Raise(floor)
+		} else if err := g.env.Clock.Observe(floor); err != nil {
+			g.env.Logger.Warn("the last epoch ended ahead of the clock", "group", g.env.Group, "floor", floor.String(), "err", err)
+		}
+	}
+	if g.newest.IsZero() {
+		return nil
+	}
+	if err := g.env.Clock.Observe(g.newest); err != nil {
+		g.env.Logger.Warn("this replica holds a version ahead of the clock", "group", g.env.Group, "version", g.newest.String(), "err", err)
 	}
 	return nil
 }

@@ -136,13 +136,17 @@ func mergeEntry(w fulcrum.Write) fulcrum.Entry {
 	return fulcrum.Entry{Key: w.Key, Value: w.Value, Version: w.At, Tombstone: w.Tombstone, ExpireAt: w.ExpireAt}
 }
 
+// maxForced is how many keys with a version ahead of the clock are remembered.
+const maxForced = 4096
+
 // stampAbove returns a version for key that is newer than floor. Normally that is
 // the clock's next. Where floor is so far ahead that the clock refuses it, it is the
 // version above floor, with this node's actor: later writes at level linearizable, and
 // those of replicas that have seen it, stay above it in turn.
 //
 // Such a version is remembered until the clock has passed it, so that this actor
-// never makes one twice for a key; a restart forgets it, hence the random gap.
+// never makes one twice for a key; a restart forgets it, hence the random gap. When
+// there are too many to remember, the newest stands for all.
 func (g *Group) stampAbove(key []byte, floor fulcrum.Version) fulcrum.Version {
 	if !floor.IsZero() {
 		_ = g.env.Clock.Observe(floor) // refused: handled below
@@ -150,18 +154,28 @@ func (g *Group) stampAbove(key []byte, floor fulcrum.Version) fulcrum.Version {
 	v := g.env.Clock.Next()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if was, ok := g.forced[string(key)]; ok && floor.Less(was) {
+	if floor.Less(v) && len(g.forced) == 0 && g.forcedAll.Less(v) {
+		return v // the usual case
+	}
+	if was := g.forced[string(key)]; floor.Less(was) {
 		floor = was
+	}
+	if floor.Less(g.forcedAll) && v.Less(floor) {
+		floor = g.forcedAll
 	}
 	if floor.Less(v) {
 		delete(g.forced, string(key))
 		return v
 	}
-	if len(g.forced) >= 4096 {
-		for k, was := range g.forced {
-			if was.Less(v) {
-				delete(g.forced, k)
+	if len(g.forced) >= maxForced {
+		for _, was := range g.forced {
+			if g.forcedAll.Less(was) {
+				g.forcedAll = was
 			}
+		}
+		clear(g.forced)
+		if floor.Less(g.forcedAll) {
+			floor = g.forcedAll
 		}
 	}
 	forced := fulcrum.Version{Time: floor.Time + 1 + uint64(g.env.Rand.IntN(64)), Actor: g.env.Actor}
