@@ -63,11 +63,11 @@ var (
 
 func (e *Error) Error() string {
 	var b strings.Builder
-	if e.Op != "" {
-		b.WriteString(e.Op)
-		b.WriteByte(' ')
-	}
+	b.WriteString(e.Op)
 	if e.Node != "" {
+		if e.Op != "" {
+			b.WriteByte(' ')
+		}
 		fmt.Fprintf(&b, "on %s", e.Node)
 	}
 	if b.Len() > 0 {
