@@ -18,7 +18,7 @@ func raftWrite(k Kind) Promise {
 		if k != QuorumOf {
 			p.Guarantee = "Kept by the same majority as quorum, which is more than " + k.String() + " asks: Raft has no cheaper write."
 			if k == Linearizable {
-				p.Guarantee = "Another name of quorum here: every Raft write is linearizable."
+				p.Guarantee, p.Given = "Another name of quorum here: every Raft write is linearizable.", k
 			}
 		}
 		return p
@@ -32,8 +32,8 @@ func raftWrite(k Kind) Promise {
 
 func raftRead(k Kind) Promise {
 	switch k {
-	case Linearizable:
-		return Promise{
+	case Linearizable, Lease, Bounded:
+		p := Promise{
 			Guarantee:  "The answer holds every write acknowledged before the read began.",
 			Asked:      "leader, then all voters (one round shared by the reads that wait)",
 			Needed:     "majority of voters",
@@ -41,10 +41,14 @@ func raftRead(k Kind) Promise {
 			Minority:   "refused",
 			Checker:    CheckLinearizable,
 		}
-	case Lease:
-		return leaseRead("1 to the leader, none if asked there")
-	case Bounded:
-		return boundedRead()
+		if k == Lease {
+			p.Guarantee = "As linearizable: this Raft confirms the leader by a round instead of a clock, so the bound on clocks is nil."
+		}
+		if k == Bounded {
+			p.Guarantee = "The answer is at the most that stale: the leader gives it, confirmed by a round, since no follower can prove its lag."
+			p.Checker = CheckBounded
+		}
+		return p
 	case Session:
 		return sessionRead("log index")
 	case Prefix:
@@ -184,7 +188,7 @@ func leaderRead(k Kind) Promise {
 			Checker:    CheckLinearizable,
 		}
 	case Lease:
-		return leaseRead("1 to the leader, none if asked there")
+		return leaseRead()
 	case Bounded:
 		return boundedRead()
 	case Session:
@@ -199,12 +203,12 @@ func leaderRead(k Kind) Promise {
 	return refused("a level for writes only")
 }
 
-func leaseRead(trips string) Promise {
+func leaseRead() Promise {
 	return Promise{
 		Guarantee:  "As linearizable, as long as clocks run at about the same speed; the receipt states the bound.",
 		Asked:      "leader",
 		Needed:     "leader, holding a lease",
-		RoundTrips: trips,
+		RoundTrips: "1 to the leader, none if asked there",
 		Minority:   "answered on the leader's side until its lease ends, then refused",
 		Checker:    CheckLinearizable,
 	}
