@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -395,6 +396,15 @@ func (c *core) leader() (fulcrum.NodeID, bool) {
 	}
 	_, id := in.raft.LeaderWithID()
 	return fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+}
+
+// leads reports whether this replica leads term, with id as a member.
+func (c *core) leads(term uint64, id hraft.ServerID) bool {
+	in := c.instance.Load()
+	if in == nil || c.silent() || in.raft.State() != hraft.Leader || in.raft.CurrentTerm() != term {
+		return false
+	}
+	return slices.ContainsFunc(in.raft.GetConfiguration().Configuration().Servers, func(s hraft.Server) bool { return s.ID == id })
 }
 
 // notLeader says where to go instead.

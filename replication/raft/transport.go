@@ -54,6 +54,22 @@ func (t *transport) call(to hraft.ServerID, limit time.Duration, msg []byte) (*f
 	return openReply(b)
 }
 
+// insist repeats a call while this replica leads term and id is a member. The
+// library would wait up to ten seconds after a few failures (replication.go,
+// backoff); a replica that comes back should not lack what was written for so long.
+func (t *transport) insist(id hraft.ServerID, term uint64, call func() (*fulcrum.Reader, error)) (*fulcrum.Reader, error) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 400*time.Millisecond) {
+		r, err := call()
+		if err == nil || !t.core.leads(term, id) {
+			return r, err
+		}
+		pause(t.ctx, wait)
+		if t.ctx.Err() != nil {
+			return nil, err
+		}
+	}
+}
+
 // AppendEntries sends entries or a heartbeat. It shortens req.Entries to what one
 // message may hold: the library then counts only those as sent.
 func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.AppendEntriesRequest, resp *hraft.AppendEntriesResponse) error {
@@ -69,7 +85,15 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 	if len(req.Entries) > 0 {
 		limit *= 2
 	}
-	r, err := t.call(id, limit, encodeAppend(req))
+	msg := encodeAppend(req)
+	call := func() (*fulcrum.Reader, error) { return t.call(id, limit, msg) }
+	var r *fulcrum.Reader
+	var err error
+	if heartbeat := req.PrevLogEntry == 0 && len(req.Entries) == 0; heartbeat {
+		r, err = call()
+	} else {
+		r, err = t.insist(id, req.Term, call)
+	}
 	if err != nil {
 		return err
 	}
@@ -132,7 +156,14 @@ func (t *transport) InstallSnapshot(id hraft.ServerID, _ hraft.ServerAddress, re
 		if c.last {
 			c.sum, limit = sum.Sum64(), t.core.tuning.Install
 		}
-		r, err := t.call(id, limit, c.encode())
+		msg := c.encode()
+		call := func() (*fulcrum.Reader, error) { return t.call(id, limit, msg) }
+		var r *fulcrum.Reader
+		if c.offset == 0 && !c.last { // nothing is lost by sending it again
+			r, err = t.insist(id, req.Term, call)
+		} else {
+			r, err = call()
+		}
 		if err != nil {
 			return fmt.Errorf("snapshot at byte %d: %w", c.offset, err)
 		}

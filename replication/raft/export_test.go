@@ -1,0 +1,41 @@
+package raft
+
+import (
+	"context"
+)
+
+// VerifyLeader is the library's own check, which the tests show to be unsafe.
+func (g *Group) VerifyLeader() error { return g.core.instance.Load().raft.VerifyLeader().Error() }
+
+// VerifyLeader is the library's own check, which the tests show to be unsafe.
+func (r *Replica) VerifyLeader() error { return r.core.instance.Load().raft.VerifyLeader().Error() }
+
+// Snapshot cuts the log now.
+func (g *Group) Snapshot(ctx context.Context) error {
+	return g.core.snapshot(ctx, g.core.instance.Load())
+}
+
+// Snapshot cuts the log now.
+func (r *Replica) Snapshot(ctx context.Context) error {
+	return r.core.snapshot(ctx, r.core.instance.Load())
+}
+
+// Renew replaces the library's instance.
+func (g *Group) Renew() { g.core.renew("a test asks for it") }
+
+// Configured reports whether the replica knows a configuration.
+func (g *Group) Configured() bool {
+	return len(g.core.instance.Load().raft.GetConfiguration().Configuration().Servers) > 0
+}
+
+// Kinds of message, for hooks.
+const (
+	MsgAppend     = msgAppend
+	MsgVote       = msgVote
+	MsgTimeoutNow = msgTimeoutNow
+	MsgInstall    = msgInstall
+	MsgConfirm    = msgConfirm
+)
+
+// TimeoutNow is the message that makes a voter ask for an election at once.
+func TimeoutNow() []byte { return []byte{msgTimeoutNow} }

@@ -1,0 +1,51 @@
+package raft
+
+import (
+	"bufio"
+	"bytes"
+	"testing"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+)
+
+type replicationNode = fulcrum.NodeID
+
+func bodyOf(msg []byte) *fulcrum.Reader { return fulcrum.NewReader(msg[1:]) }
+
+// No bytes make a decoder panic, and what it takes it writes the same way again.
+func FuzzMessages(f *testing.F) {
+	conf := hraft.EncodeConfiguration(hraft.Configuration{Servers: []hraft.Server{server("a", hraft.Voter)}})
+	f.Add(encodeAppend(&hraft.AppendEntriesRequest{Term: 3, PrevLogEntry: 4, Entries: []*hraft.Log{{Index: 5, Term: 3, Data: []byte("x")}}}))
+	f.Add(encodeAppend(&hraft.AppendEntriesRequest{Term: 3, Entries: []*hraft.Log{{Index: 1, Type: hraft.LogConfiguration, Data: conf}}}))
+	f.Add(encodeVote(msgVote, 1, 2, 3, true))
+	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
+	f.Add(entry{kind: entryBatch, items: [][]byte{[]byte("x")}}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 {
+			return
+		}
+		if req, err := decodeAppend("n", bodyOf(b)); err == nil {
+			again, err := decodeAppend("n", bodyOf(encodeAppend(req)))
+			if err != nil || len(again.Entries) != len(req.Entries) || again.Term != req.Term {
+				t.Errorf("append: %v", err)
+			}
+		}
+		_, _ = decodeVote("n", bodyOf(b))
+		if c, err := decodeChunk(bodyOf(b)); err == nil {
+			if _, err := decodeChunk(bodyOf(c.encode())); err != nil {
+				t.Errorf("chunk: %v", err)
+			}
+		}
+		_, _ = decodeEntry(b)
+		_, _ = decodeRequest(b)
+		_, _, _ = splitSnapshot(b)
+		_, _ = decodeProgress(b, 1)
+		_, _ = openReply(b)
+		br := bufio.NewReader(bytes.NewReader(b))
+		if _, _, err := readStreamHead(br); err == nil {
+			_ = readEntries(br, func(fulcrum.Entry) error { return nil })
+		}
+	})
+}
