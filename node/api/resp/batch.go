@@ -8,9 +8,10 @@ import (
 	"fulcrum/node/api"
 )
 
-// Bounds of one batch.
+// Bounds of one call to the backend.
 const (
-	maxBatch      = 1024
+	maxReads      = 1024
+	maxWrites     = fulcrum.MaxOpsPerBatch
 	maxBatchBytes = 4 << 20
 )
 
@@ -85,7 +86,7 @@ func (c *conn) join() bool {
 
 func (c *conn) collectWrite(cmd *command, args [][]byte) bool {
 	p := &c.pend
-	if len(p.keys) > 0 || len(p.writes) >= maxBatch || p.bytes >= maxBatchBytes {
+	if len(p.keys) > 0 || len(p.writes) >= maxWrites || p.bytes >= maxBatchBytes {
 		c.runPending()
 	}
 	if !c.join() {
@@ -168,20 +169,18 @@ func (c *conn) runPending() {
 
 func (c *conn) runWrites(ks fulcrum.KeyspaceInfo, ws []fulcrum.Write, on []waitingWrite) {
 	results, err := c.apply(c.call(ks, c.writeLevel), ws)
-	if len(ws) > 1 && errors.Is(err, fulcrum.ErrMode) {
-		// The keyspace has just been switched to a mode that refuses some of these,
-		// and refused all: definitely not done, so each may try for itself.
-		for i := range ws {
-			c.runWrites(ks, ws[i:i+1], on[i:i+1])
-		}
-		return
-	}
 	for i := range ws {
+		failed := err
+		if failed == nil {
+			failed = results[i].Err
+		}
 		switch {
-		case err != nil:
-			c.fail(err)
-		case results[i].Err != nil:
-			c.fail(results[i].Err)
+		case len(ws) > 1 && errors.Is(failed, fulcrum.ErrMode):
+			// A mode that refuses some writes refused all that were in the same shard:
+			// definitely not done, so each may try for itself, in the same order.
+			c.runWrites(ks, ws[i:i+1], on[i:i+1])
+		case failed != nil:
+			c.fail(failed)
 		default:
 			on[i].reply(c, &results[i], on[i].a)
 		}
@@ -215,8 +214,8 @@ func (p *pending) resize(bytes int) {
 	switch {
 	case bytes > maxBatchBytes:
 		p.readCap = max(1, len(p.keys)*maxBatchBytes/bytes)
-	case p.readCap < maxBatch && len(p.keys) >= p.readCap:
-		p.readCap = min(maxBatch, 2*p.readCap)
+	case p.readCap < maxReads && len(p.keys) >= p.readCap:
+		p.readCap = min(maxReads, 2*p.readCap)
 	}
 }
 

@@ -56,7 +56,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, draining *atomic.Bool)
 		budget:     &s.budget,
 	}
 	c.setProto(2)
-	c.pend.readCap = maxBatch
+	c.pend.readCap = maxReads
 	return c
 }
 
@@ -183,15 +183,13 @@ func (c *conn) alone(do func()) {
 	}
 }
 
-// runAlone runs a command by itself.
+// runAlone runs a command by itself: as a batch of one if it has that form.
 func (c *conn) runAlone(cmd *command, args [][]byte) {
-	if cmd.run != nil {
-		cmd.run(c, args)
-		return
-	}
 	if c.collect(cmd, args) {
 		c.runPending()
+		return
 	}
+	cmd.run(c, args)
 }
 
 func (c *conn) unknown(args [][]byte) {

@@ -142,8 +142,13 @@ func expireRun(u timeUnit, name string) func(*conn, [][]byte) {
 				return
 			}
 		}
-		c.fail(fulcrum.Errorf(fulcrum.CodeConflict, "the key changed %d times meanwhile; nothing was done", attempts).WithHint("try again"))
+		c.fail(contended(attempts))
 	}
+}
+
+// contended is for commands that give up because others were always faster.
+func contended(attempts int) error {
+	return fulcrum.Errorf(fulcrum.CodeConflict, "the key changed %d times meanwhile; nothing was done", attempts).WithHint("try again")
 }
 
 func parseTTLConditions(words [][]byte) (int, error) {

@@ -21,19 +21,16 @@ func keysOf(args [][]byte, step int) ([][]byte, error) {
 	return keys, nil
 }
 
-// readAll reads many keys in calls of at most maxBatch, and refuses an answer
-// larger than MaxReplyBytes.
+// readAll reads many keys, in several calls when there are very many or the values
+// are large, and refuses an answer larger than MaxReplyBytes.
 func (c *conn) readAll(keys [][]byte, level consistency.Level) ([]fulcrum.Entry, error) {
 	ks, err := c.keyspace()
 	if err != nil {
 		return nil, err
 	}
-	if len(keys) <= maxBatch {
-		return c.fetch(c.call(ks, level), keys)
-	}
 	all, bytes := make([]fulcrum.Entry, 0, len(keys)), 0
 	for len(keys) > 0 {
-		n := min(len(keys), maxBatch)
+		n := min(len(keys), maxReads, max(1, c.pend.readCap))
 		entries, err := c.fetch(c.call(ks, level), keys[:n])
 		if err != nil {
 			return nil, err
@@ -49,12 +46,12 @@ func (c *conn) readAll(keys [][]byte, level consistency.Level) ([]fulcrum.Entry,
 	return all, nil
 }
 
-// writeAll applies many writes in calls of at most maxBatch writes and
+// writeAll applies many writes in calls of at most maxWrites writes and
 // maxBatchBytes, and returns how many were done before the first error.
 func (c *conn) writeAll(ks fulcrum.KeyspaceInfo, ws []fulcrum.Write, each func(*fulcrum.Result)) (done int, err error) {
 	for len(ws) > 0 {
 		n, bytes := 0, 0
-		for n < len(ws) && n < maxBatch && bytes < maxBatchBytes {
+		for n < len(ws) && n < maxWrites && bytes < maxBatchBytes {
 			bytes += len(ws[n].Key) + len(ws[n].Value)
 			n++
 		}

@@ -1,26 +1,26 @@
 package resp
 
 import (
+	"errors"
 	"math"
 	"strconv"
 
 	"fulcrum"
-	"fulcrum/consistency"
 )
 
 // stringCommands are the commands on values.
 func stringCommands() []command {
 	return []command{
 		{name: "get", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Returns the value of a key.", read: readGet},
-		{name: "set", arity: -3, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key, under a condition and with an expiry if asked.", write: writeSet},
+		{name: "set", arity: -3, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key, under a condition and with an expiry if asked.", write: writeSet, run: runSwap},
 		{name: "setnx", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key only when the key does not exist.", write: writeSetNX},
 		{name: "setex", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Sets the value of a key and its expiry in seconds.", write: writeSetEX(1000, "setex")},
 		{name: "psetex", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.6.0", summary: "Sets the value of a key and its expiry in milliseconds.", write: writeSetEX(1, "psetex")},
-		{name: "getset", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key and returns the previous one.", write: writeGetSet},
+		{name: "getset", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key and returns the previous one.", run: runSwap},
 		{name: "getdel", arity: 2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and deletes the key.", write: writeGetDel},
 		{name: "getex", arity: -2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and sets or removes its expiry.", write: writeGetEx, run: runGetEx},
 		{name: "mget", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "string", since: "1.0.0", summary: "Returns the values of several keys.", run: runMGet},
-		{name: "mset", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys; atomic within a shard only by chance: each key stands alone.", run: runMSet},
+		{name: "mset", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys, each for itself: not atomic as a whole.", run: runMSet},
 		{name: "msetnx", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys of one shard when none of them exists.", run: runMSetNX},
 		{name: "append", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Appends to the value of a key.", write: writeAppend},
 		{name: "strlen", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Returns the length of a value in bytes.", read: readStrlen},
@@ -55,15 +55,12 @@ func replyApplied(c *conn, res *fulcrum.Result, _ int64) {
 	}
 }
 
-// replyOld answers with what stood there before. The mode may have changed since
-// writeOld looked: then the write is done and its past is not known.
+// replyOld answers with what stood there before. It is for writes with a condition
+// only: a mode that takes writes without one blindly does not know their past.
 func replyOld(c *conn, res *fulcrum.Result, _ int64) {
-	switch {
-	case c.receipt.Mode == consistency.Quorum && res.Applied:
-		c.out.fail("UNKNOWN the value was written, but the keyspace was just switched to mode quorum, which does not know the value before")
-	case res.Old.Version.IsZero():
+	if res.Old.Version.IsZero() {
 		c.out.null()
-	default:
+	} else {
 		c.out.bulk(res.Old.Value)
 	}
 }
@@ -137,17 +134,6 @@ func readRange(args [][]byte) (readReply, int64, int64, error) {
 	return replyRange, start, end, nil
 }
 
-// writeOld is for writes that answer with the value before, and that fulcrum.Write
-// counts as blind: a mode that does not know it would answer nil, so they are
-// refused here.
-func (c *conn) writeOld(name string) error {
-	if c.pend.ks.Mode != quorumMode {
-		return nil
-	}
-	return fulcrum.Errorf(fulcrum.CodeMode, "%s needs an atomic read-modify-write, which keyspace %q in mode quorum cannot give", name, c.pend.ks.Name).
-		WithHint("modes raft and leader-follower can")
-}
-
 func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
 	w.Op, w.Key, w.Value = fulcrum.OpPut, args[1], args[2]
 	var get, timed bool
@@ -177,10 +163,15 @@ func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 	}
 	if timed && w.ExpireAt <= c.s.backend.Now() { // set and gone at once: only the condition and the past count
 		w.Op, w.Value, w.ExpireAt = fulcrum.OpDelete, nil, 0
+		if get && w.If == fulcrum.IfAlways {
+			w.If = fulcrum.IfPresent
+		}
 	}
 	switch {
+	case get && w.If == fulcrum.IfAlways && !w.KeepTTL:
+		return nil, 0, errAlone
 	case get:
-		return replyOld, 0, c.writeOld("SET with GET")
+		return replyOld, 0, nil
 	case w.If != fulcrum.IfAlways:
 		return replyIfApplied, 0, nil
 	}
@@ -200,9 +191,37 @@ func writeSetEX(unit int64, name string) func(*conn, [][]byte, *fulcrum.Write) (
 	}
 }
 
-func writeGetSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-	w.Op, w.Key, w.Value = fulcrum.OpPut, args[1], args[2]
-	return replyOld, 0, c.writeOld("GETSET")
+// runSwap is GETSET, and SET with GET and no other condition. As an OpPut without a
+// condition it would be blind, and a mode without atomic read-modify-write would take
+// it and not know the value before. So it is put where a value stands, or else where
+// none does; whichever holds is one atomic step, and the other changes nothing.
+func runSwap(c *conn, args [][]byte) {
+	var w fulcrum.Write
+	if word(args[0], "GETSET") {
+		w = fulcrum.Write{Op: fulcrum.OpPut, Key: args[1], Value: args[2]}
+	} else if _, _, err := writeSet(c, args, &w); err != nil && !errors.Is(err, errAlone) {
+		c.fail(err)
+		return
+	}
+	if err := w.Check(c.s.opt.MaxValue); err != nil {
+		c.fail(err)
+		return
+	}
+	const attempts = 16
+	for range attempts {
+		for _, w.If = range []fulcrum.If{fulcrum.IfPresent, fulcrum.IfAbsent} {
+			res, err := c.one(w)
+			if err != nil {
+				c.fail(err)
+				return
+			}
+			if res.Applied {
+				replyOld(c, res, 0)
+				return
+			}
+		}
+	}
+	c.fail(contended(attempts))
 }
 
 // writeGetDel deletes under IfPresent, so that a mode which cannot return the value

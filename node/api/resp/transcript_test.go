@@ -32,7 +32,7 @@ func TestCommands(t *testing.T) {
 		"SET with conditions": {
 			{"SET a 1 XX", "$-1"}, {"SET a 1 NX", "+OK"}, {"SET a 2 nx", "$-1"}, {"SET a 3 xx", "+OK"}, {"GET a", "$1\n3"},
 			{"SET a 4 GET", "$1\n3"}, {"SET b 1 GET", "$-1"}, {"SET a 5 NX GET", "$1\n4"}, {"SET a 5 XX GET", "$1\n4"}, {"GET a", "$1\n5"},
-			{"SET c 1 NX GET", "$-1"}, {"GET c", "$1\n1"}, {"SETNX c 2", ":0"}, {"SETNX d 2", ":1"},
+			{"SET c 1 NX GET", "$-1"}, {"GET c", "$1\n1"}, {"SET c 2 EX 9 GET", "$1\n1"}, {"TTL c", ":9"}, {"SET c 3 KEEPTTL GET", "$1\n2"}, {"TTL c", ":9"}, {"SET e 1 PXAT 1 GET", "$-1"}, {"SET c 1 PXAT 1 GET", "$1\n3"}, {"SET c 1 NX GET", "$-1"}, {"SETNX c 2", ":0"}, {"SETNX d 2", ":1"},
 		},
 		"SET with expiry": {
 			{"SET a 1 EX 10", "+OK"}, {"TTL a", ":10"}, {"SET a 1 PX 1500", "+OK"}, {"TTL a", ":2"}, {"PTTL a", ":1500"},
@@ -126,7 +126,7 @@ func TestCommands(t *testing.T) {
 		"quorum mode takes blind writes only": {
 			{"SELECT 2", "+OK"}, {"SET a 1", "+OK"}, {"SET a 2 EX 10", "+OK"}, {"GET a", "$1\n2"}, {"MSET a 1 b 2", "+OK"}, {"GETEX a", "$1\n1"}, {"DEL a none", ":1"}, {"DEL a", ":0"}, {"DEL b b", ":1"}, {"EXISTS b", ":0"}, {"SET a 1", "+OK"},
 			{"INCR a", "-ERR mode quorum has no atomic read-modify-write (modes raft and leader-follower have)"}, {"SET a 2 NX", "-ERR mode quorum ..."}, {"SET a 2 XX", "-ERR mode quorum ..."}, {"SET a 2 KEEPTTL", "-ERR mode quorum ..."},
-			{"SET a 2 GET", `-ERR SET with GET needs an atomic read-modify-write, which keyspace "ap" in mode quorum cannot give (modes raft and leader-follower can)`}, {"GETSET a 2", "-ERR GETSET needs ..."}, {"SET a 2 PXAT 1 GET", "-ERR SET with GET ..."},
+			{"SET a 2 GET", "-ERR mode quorum ..."}, {"GETSET a 2", "-ERR mode quorum ..."}, {"SET a 2 PXAT 1 GET", "-ERR mode quorum ..."}, {"SET a 2 KEEPTTL GET", "-ERR mode quorum ..."},
 			{"GETDEL a", "-ERR mode quorum ..."}, {"GETEX a PERSIST", "-ERR mode quorum ..."}, {"GETEX a PXAT 1", "-ERR mode quorum ..."}, {"APPEND a x", "-ERR mode quorum ..."}, {"SETRANGE a 0 x", "-ERR mode quorum ..."}, {"INCRBYFLOAT a 1", "-ERR mode quorum ..."}, {"EXPIRE a 1", "-ERR mode quorum ..."}, {"EXPIRE a 1 NX", "-ERR mode quorum ..."}, {"EXPIRE a -1", "-ERR mode quorum ..."}, {"PERSIST a", "-ERR mode quorum ..."}, {"MSETNX x 1 y 2", "-ERR mode quorum ..."}, {"SETNX x 1", "-ERR mode quorum ..."},
 			{"GET a", "$1\n1"}, {"TTL a", ":-1"}, {"EXISTS x y", ":0"},
 		},
