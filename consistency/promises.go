@@ -54,7 +54,7 @@ func raftRead(k Kind) Promise {
 	case Prefix:
 		return prefixRead()
 	case One, LocalOne:
-		return staleRead(k)
+		return staleRead()
 	case Two, Three, QuorumOf, All, LocalQuorum, EachQuorum:
 		return refused("Raft reads do not count replicas: linearizable asks a majority, one asks none")
 	}
@@ -196,7 +196,7 @@ func leaderRead(k Kind) Promise {
 	case Prefix:
 		return prefixRead()
 	case One, LocalOne:
-		return staleRead(k)
+		return staleRead()
 	case Two, Three, QuorumOf, All, LocalQuorum, EachQuorum:
 		return refused("leader-follower reads do not count replicas: linearizable asks the leader, one asks any replica")
 	}
@@ -247,12 +247,9 @@ func prefixRead() Promise {
 	}
 }
 
-func staleRead(k Kind) Promise {
+func staleRead() Promise {
 	p := prefixRead()
 	p.Guarantee = "What this replica has: it may be stale, without bound while the network is cut."
 	p.Checker = CheckEventual
-	if k == LocalOne {
-		p.Given = One
-	}
 	return p
 }
