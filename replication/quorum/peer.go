@@ -219,6 +219,18 @@ func (g *Group) pingSome(ctx context.Context, n need, who, fresh set) {
 }
 
 func (g *Group) tooFew(n need, reach set) error {
+	g.mu.Lock()
+	var refuse []fulcrum.NodeID
+	for _, p := range g.peers {
+		if p != nil && p.refusesUs {
+			refuse = append(refuse, p.id)
+		}
+	}
+	g.mu.Unlock()
+	if len(refuse) > 0 {
+		return g.errorf(fulcrum.CodeUnavailable, "%s would take it: the clock of this node is too far ahead for %v; nothing was stored", n.shortfall(reach), refuse).
+			WithHint(hintClock)
+	}
 	return g.errorf(fulcrum.CodeUnavailable, "%s in reach; nothing was stored", n.shortfall(reach)).
 		WithHint("heal the network or use a lower level")
 }

@@ -41,7 +41,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 			return replication.WriteReply{}, err
 		}
 	}
-	entries, results, err := g.stamp(req.Writes, floors)
+	entries, results, flags, err := g.stamp(req.Writes, floors)
 	if err != nil {
 		return replication.WriteReply{}, err
 	}
@@ -50,7 +50,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	if len(entries) == 0 {
 		return reply, nil
 	}
-	acks, hinted, err := g.replicate(ctx, n, entries)
+	acks, hinted, err := g.replicate(ctx, n, flags, entries)
 	reply.Outcome.Acks, reply.Outcome.Hinted = acks.len(), hinted
 	if err != nil {
 		if errors.Is(err, fulcrum.ErrEpoch) {
@@ -92,9 +92,11 @@ func (g *Group) admit(ctx context.Context, req replication.WriteRequest) (need, 
 
 // stamp gives every write its version and returns the entries to store, beside one
 // result a write. floors, if not nil, are versions to stay above, one a write.
-func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) ([]fulcrum.Entry, []fulcrum.Result, error) {
-	results := make([]fulcrum.Result, len(writes))
-	entries := make([]fulcrum.Entry, 0, len(writes))
+// Flags is flagRelay when a version is not this clock's own: then how far ahead it
+// is says nothing about this node, and replicas take it as it is.
+func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries []fulcrum.Entry, results []fulcrum.Result, flags byte, err error) {
+	results = make([]fulcrum.Result, len(writes))
+	entries = make([]fulcrum.Entry, 0, len(writes))
 	last := make(map[string]fulcrum.Entry)
 	for i, w := range writes {
 		if err := w.Check(g.env.MaxValue); err != nil {
@@ -105,16 +107,19 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) ([]fulcr
 		if !ok {
 			var err error
 			if old, err = g.env.State.Get(w.Key); err != nil {
-				return nil, nil, g.errorf(fulcrum.CodeDisk, "get: %w", err)
+				return nil, nil, 0, g.errorf(fulcrum.CodeDisk, "get: %w", err)
 			}
 		}
-		stamp := w.At
+		stamp, foreign := w.At, true
 		if w.Op != fulcrum.OpMerge {
 			floor := old.Version
 			if floors != nil && floor.Less(floors[i]) {
 				floor = floors[i]
 			}
-			stamp = g.stampAbove(w.Key, floor)
+			stamp, foreign = g.stampAbove(w.Key, floor)
+		}
+		if foreign {
+			flags = flagRelay
 		}
 		res, err := fulcrum.Evaluate(w, old, stamp, g.env.MaxValue)
 		if res.Err = err; err == nil && (res.Applied || w.Op == fulcrum.OpMerge) {
@@ -128,7 +133,7 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) ([]fulcr
 		}
 		results[i] = res
 	}
-	return entries, results, nil
+	return entries, results, flags, nil
 }
 
 // mergeEntry is the entry that an OpMerge carries.
@@ -141,21 +146,21 @@ const maxForced = 4096
 
 // stampAbove returns a version for key that is newer than floor. Normally that is
 // the clock's next. Where floor is so far ahead that the clock refuses it, it is the
-// version above floor, with this node's actor: later writes at level linearizable, and
+// version above floor, with this node's actor (forced): later writes at level linearizable, and
 // those of replicas that have seen it, stay above it in turn.
 //
 // Such a version is remembered until the clock has passed it, so that this actor
 // never makes one twice for a key; a restart forgets it, hence the random gap. When
 // there are too many to remember, the newest stands for all.
-func (g *Group) stampAbove(key []byte, floor fulcrum.Version) fulcrum.Version {
+func (g *Group) stampAbove(key []byte, floor fulcrum.Version) (v fulcrum.Version, forced bool) {
 	if !floor.IsZero() {
 		_ = g.env.Clock.Observe(floor) // refused: handled below
 	}
-	v := g.env.Clock.Next()
+	v = g.env.Clock.Next()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if floor.Less(v) && len(g.forced) == 0 && g.forcedAll.Less(v) {
-		return v // the usual case
+		return v, false // the usual case
 	}
 	if was := g.forced[string(key)]; floor.Less(was) {
 		floor = was
@@ -165,7 +170,7 @@ func (g *Group) stampAbove(key []byte, floor fulcrum.Version) fulcrum.Version {
 	}
 	if floor.Less(v) {
 		delete(g.forced, string(key))
-		return v
+		return v, false
 	}
 	if len(g.forced) >= maxForced {
 		for _, was := range g.forced {
@@ -178,9 +183,9 @@ func (g *Group) stampAbove(key []byte, floor fulcrum.Version) fulcrum.Version {
 			floor = g.forcedAll
 		}
 	}
-	forced := fulcrum.Version{Time: floor.Time + 1 + uint64(g.env.Rand.IntN(64)), Actor: g.env.Actor}
-	g.forced[string(key)] = forced
-	return forced
+	v = fulcrum.Version{Time: floor.Time + 1 + uint64(g.env.Rand.IntN(64)), Actor: g.env.Actor}
+	g.forced[string(key)] = v
+	return v, true
 }
 
 // learn is the first phase of a linearizable write (Attiya, Bar-Noy and Dolev
@@ -230,7 +235,7 @@ type ack struct {
 // replicate stores entries on every replica and returns once n is met. Replicas
 // that are down get a hint in the same log record; one that is slow or fails gets
 // it then. Those calls go on after replicate has returned.
-func (g *Group) replicate(ctx context.Context, n need, entries []fulcrum.Entry) (acked set, hinted int, err error) {
+func (g *Group) replicate(ctx context.Context, n need, flags byte, entries []fulcrum.Entry) (acked set, hinted int, err error) {
 	own := &item{entries: entries}
 	reach, _ := g.inReach(false)
 	for _, p := range g.peers {
@@ -250,7 +255,7 @@ func (g *Group) replicate(ctx context.Context, n need, entries []fulcrum.Entry) 
 	if !g.spawn(func(run context.Context) { acks <- ack{self, g.wait(run, own)} }) {
 		return 0, 0, g.errorf(fulcrum.CodeUnknown, "the replica is stopping")
 	}
-	msgs := storeMessages(0, entries)
+	msgs := storeMessages(flags, entries)
 	for _, p := range g.peers {
 		if p != nil && reach.has(p.at) && g.spawn(func(run context.Context) { acks <- ack{p.at, g.push(run, p, msgs, entries)} }) {
 			pending = pending.with(p.at)
