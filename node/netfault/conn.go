@@ -36,7 +36,6 @@ type Conn struct {
 	closed        bool
 	queue         []chunk // see sender.go
 	queued        int     // bytes in queue
-	lastDue       time.Time
 	pacedUntil    time.Time
 	failed        error // what the sender met; nothing can be written any more
 	readDeadline  time.Time

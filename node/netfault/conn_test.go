@@ -379,6 +379,26 @@ func TestCloseDuringACutThatHeals(t *testing.T) {
 	})
 }
 
+func TestEndOfStreamWaitsForHealing(t *testing.T) {
+	inBubble(t, func(t *testing.T, p *pair) {
+		p.receive()
+		p.write("all")
+		p.wantReceived("all")
+		add(t, p.faultsA, cut("a", "b"))
+		if err := p.a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := p.received(); err != nil {
+			t.Errorf("through the cut b learned of the end: %v", err)
+		}
+		p.faultsA.Heal(nil)
+		if _, err := p.received(); !errors.Is(err, io.EOF) {
+			t.Errorf("after healing b has %v, want the end", err)
+		}
+	})
+}
+
 // Net.Close ends what would still be delivered, even inside a blocked write.
 func TestNetCloseEndsSenders(t *testing.T) {
 	inBubble(t, func(t *testing.T, p *pair) { // nobody receives: the pipe is full

@@ -74,8 +74,8 @@ func (c *Conn) accept(p []byte) (n int, wake <-chan struct{}, err error) {
 	return n, wake, nil
 }
 
-// due is when the next segment of this size may go out: in order, after its delay,
-// and no faster than the rate. It needs mu.
+// due is the earliest time at which the next segment of this size may go out: after
+// its delay, and no faster than the rate. The queue keeps it in order. It needs mu.
 func (c *Conn) due(e fault.Effect, size int) time.Time {
 	now := time.Now()
 	at := now
@@ -88,12 +88,7 @@ func (c *Conn) due(e fault.Effect, size int) time.Time {
 		c.pacedUntil = c.pacedUntil.Add(took)
 		at = c.pacedUntil
 	}
-	at = at.Add(c.net.late(e, retransmission))
-	if at.Before(c.lastDue) {
-		at = c.lastDue
-	}
-	c.lastDue = at
-	return at
+	return at.Add(c.net.late(e, retransmission))
 }
 
 // waitWrite waits for room.
@@ -109,7 +104,6 @@ func (c *Conn) waitWrite(wake <-chan struct{}) error {
 // reports false when the Net is closed. It needs mu.
 func (c *Conn) hold() bool {
 	c.holding.Store(true)
-	c.lastDue = time.Time{}
 	if !c.net.start(c) {
 		c.holding.Store(false)
 		return false

@@ -118,8 +118,12 @@ func TestConnectionsAreBounded(t *testing.T) {
 		n.start("b", func(o *transport.Options) { o.MaxConns = 3 })
 		var held []net.Conn
 		for range 3 {
-			held = append(held, n.knock("b"))
+			c := n.knock("b")
+			go func() { _, _ = io.Copy(io.Discard, c) }() // ends with c
+			held = append(held, c)
+			_, _ = c.Write(transport.Hello(1, "c1", "x", "b")) // b reads all of it
 		}
+		synctest.Wait()
 		extra := n.knock("b")
 		if _, err := extra.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("one too many reads %v, want it closed", err)

@@ -571,6 +571,41 @@ func TestStopIsPrompt(t *testing.T) {
 	})
 }
 
+// A peer that takes nothing, and one that does not answer the handshake, hold up the
+// end of Run for no longer than the last answers may take.
+func TestStopWithDeafPeers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a := net.start("a", nil)
+		net.start("b", nil)
+		deaf := net.listen("deaf")
+		results := make(chan error, 2)
+		call := func(to fulcrum.NodeID) {
+			_, err := a.Call(within(t, time.Hour), to, chEcho, make([]byte, 4<<20))
+			results <- err
+		}
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Fatal(err)
+		}
+		a.cut("b")
+		go call("b")
+		go call("deaf")
+		c := <-deaf.conns // and never read
+		defer c.Close()
+		synctest.Wait()
+		begun := time.Now()
+		a.stop()
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("Run took %v to end, want at most 2s", took)
+		}
+		for range 2 {
+			if err := <-results; err == nil {
+				t.Error("a call was answered by nobody")
+			}
+		}
+	})
+}
+
 // What was still queued when a connection ended was never sent, and says so; what
 // was handed to the network may have been handled.
 func TestQueuedCallsFailDefinitely(t *testing.T) {
