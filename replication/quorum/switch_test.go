@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fulcrum"
@@ -95,6 +96,7 @@ func TestWriteThatMeetsAFenceHandsBackWhatItStamped(t *testing.T) {
 		if !errors.Is(err, fulcrum.ErrEpoch) {
 			t.Fatal(err)
 		}
+		synctest.Wait() // n1 itself stores it, perhaps after the others have refused
 		if len(r.Results) != 1 || string(r.Results[0].Entry.Value) != "b" || r.Results[0].Entry.Version != c.State("n1").Dump()["k"].Version {
 			t.Fatalf("got %+v, want the entry as it was stamped", r.Results)
 		}
