@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -30,10 +31,11 @@ type core struct {
 	staging staging
 	peers   peerTable
 
-	instance  atomic.Pointer[instance]
-	stopping  atomic.Bool
-	quiet     atomic.Bool // the current instance must not be heard any more
-	transfers atomic.Uint64
+	instance   atomic.Pointer[instance]
+	stopping   atomic.Bool
+	quiet      atomic.Bool // the current instance must not be heard any more
+	installing atomic.Bool // the machine takes in a snapshot
+	transfers  atomic.Uint64
 
 	failed  chan error    // the first error of the disk
 	renewal chan string   // why the instance must be replaced
@@ -109,6 +111,12 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 		return nil, fulcrum.AsError(fmt.Errorf("raft tuning: %w", err))
 	}
 	t = t.withDefaults()
+	if env.Metrics == nil {
+		env.Metrics = replication.NoMetrics{}
+	}
+	if env.Logger == nil {
+		env.Logger = slog.New(slog.DiscardHandler)
+	}
 	c := &core{env: env, tuning: t,
 		failed: make(chan error, 1), renewal: make(chan string, 1),
 		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads)}
@@ -346,6 +354,7 @@ func (c *core) announce(in *instance) {
 	if c.role.set(leader, self) {
 		if self && !was {
 			c.env.Metrics.LeaderChange()
+			c.env.Logger.Info("this replica leads now", "group", c.env.Group, "epoch", c.env.Epoch, "term", in.raft.CurrentTerm())
 			c.peers.reset()
 		}
 		c.elected.broadcast()

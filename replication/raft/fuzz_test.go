@@ -44,7 +44,7 @@ func FuzzMessages(f *testing.F) {
 		_, _ = decodeProgress(b, 1)
 		_, _ = openReply(b)
 		br := bufio.NewReader(bytes.NewReader(b))
-		if _, _, err := readStreamHead(br); err == nil {
+		if _, err := readStreamHead(br); err == nil {
 			_ = readEntries(br, func(fulcrum.Entry) error { return nil })
 		}
 	})

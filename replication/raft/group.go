@@ -127,6 +127,8 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 		}
 		reply.Entries = append(reply.Entries, e)
 	}
+	// Taken after the entries: the position must cover all that they show.
+	reply.Outcome.Position.Index = g.env.State.Applied()
 	return reply, nil
 }
 
@@ -158,6 +160,7 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if err != nil {
 		return replication.ScanReply{}, &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "scan", Node: g.env.Node, Detail: err.Error(), Err: err}
 	}
+	reply.Outcome.Position.Index = g.env.State.Applied()
 	return reply, nil
 }
 
@@ -211,7 +214,7 @@ func (g *Group) confirmed(ctx context.Context, level consistency.Level) (replica
 		return replication.Outcome{}, errFenced(*at)
 	}
 	return replication.Outcome{Given: level, Leader: g.env.Node, Acks: r.acks, Needed: r.need,
-		Position: replication.Position{Term: r.term, Index: g.env.State.Applied()}}, nil
+		Position: replication.Position{Term: r.term}}, nil
 }
 
 // reach waits a little until this replica has applied index.
@@ -232,7 +235,7 @@ func (g *Group) reach(ctx context.Context, index uint64) error {
 }
 
 func (g *Group) position() replication.Position {
-	p := replication.Position{Index: g.env.State.Applied()}
+	p := replication.Position{}
 	if in := g.core.instance.Load(); in != nil {
 		p.Term = in.raft.CurrentTerm()
 	}

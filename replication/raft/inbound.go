@@ -50,6 +50,9 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		var req *hraft.AppendEntriesRequest
 		if req, err = decodeAppend(from, r); err == nil {
 			c.peers.leaderAt(from, req)
+			if c.installing.Load() && len(req.Entries) == 0 && req.PrevLogEntry == 0 {
+				return c.stillHere(in, from, req)
+			}
 			c.beginAtSnapshot(req)
 		}
 		cmd = req
@@ -91,6 +94,19 @@ func (c *core) deliver(ctx context.Context, in *instance, cmd any, data io.Reade
 	case <-ctx.Done():
 	}
 	return nil, fulcrum.Errorf(fulcrum.CodeUnknown, "no answer from the log before the deadline")
+}
+
+// stillHere answers a heartbeat while the library's main loop waits for a snapshot to
+// be installed. It says no more than "I follow you in this term", which is true: the
+// main loop stands still as a follower, so neither can change meanwhile. Without it
+// a leader whose followers are all new would lose its lease to every install. It is
+// not the fast path of hashicorp/raft#695: a newer term is left to the main loop.
+func (c *core) stillHere(in *instance, from fulcrum.NodeID, req *hraft.AppendEntriesRequest) ([]byte, error) {
+	_, leader := in.raft.LeaderWithID()
+	if req.Term != in.raft.CurrentTerm() || fulcrum.NodeID(leader) != from {
+		return nil, unavailable(c.env.Node, "installing a snapshot")
+	}
+	return encodeReply(&hraft.AppendEntriesResponse{Term: req.Term, LastLog: in.raft.LastIndex(), Success: true}, nil)
 }
 
 // beginAtSnapshot lets entries attach to a snapshot whose own log entry is gone.

@@ -2,16 +2,17 @@ package raft
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
-	"strings"
 
 	"github.com/hashicorp/go-hclog"
 )
 
-// logger gives the library's messages to slog, one level lower: what it calls an
-// error is a peer that does not answer. Debug messages are dropped.
+// logger gives the library's messages to slog as debug messages: most of what it
+// calls an error is a peer that does not answer, several times a second. What an
+// operator must know, core says itself.
 type logger struct {
 	to   *slog.Logger
 	name string
@@ -20,29 +21,24 @@ type logger struct {
 
 func newLogger(to *slog.Logger) hclog.Logger { return logger{to: to, name: "raft"} }
 
-func (l logger) Log(level hclog.Level, msg string, args ...any) {
-	switch level {
-	case hclog.Error, hclog.Warn:
-		l.emit(slog.LevelInfo, msg, args)
-	case hclog.Info:
-		l.emit(slog.LevelDebug, msg, args)
-	}
-}
-
-// emit renders values at once, and only if somebody listens: the library goes on
+// Log renders values at once, and only if somebody listens: the library goes on
 // changing what it hands over.
-func (l logger) emit(level slog.Level, msg string, args []any) {
-	if !l.to.Enabled(context.Background(), level) {
+func (l logger) Log(level hclog.Level, msg string, args ...any) {
+	if level < hclog.Info || !l.to.Enabled(context.Background(), slog.LevelDebug) {
 		return
 	}
+	shown := make([]any, len(args))
 	for i, a := range args {
-		if f, ok := a.(hclog.Format); ok && len(f) > 1 {
-			if s, ok := f[0].(string); ok {
-				args[i] = strings.ReplaceAll(s, "%+v", "") + "..."
+		switch v := a.(type) {
+		case hclog.Format:
+			if f, ok := v[0].(string); ok {
+				shown[i] = fmt.Sprintf(f, v[1:]...)
 			}
+		default:
+			shown[i] = fmt.Sprint(a)
 		}
 	}
-	l.to.Log(context.Background(), level, "raft: "+msg, args...)
+	l.to.Debug("raft: "+msg, shown...)
 }
 
 func (l logger) Trace(string, ...any)          {}

@@ -180,7 +180,7 @@ func (c *core) commit(in *instance, batch []*request) error {
 	}
 	e := entry{kind: batch[0].kind}
 	if c.env.Clock != nil {
-		e.stamp = c.env.Clock.Next()
+		e.stamp = above(c.env.Clock.Next(), c.machine.floor())
 	}
 	for _, q := range batch {
 		e.items = append(e.items, q.data)

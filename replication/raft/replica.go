@@ -53,7 +53,7 @@ type Replica struct{ core *core }
 // OpenReplica opens a replica and restores its machine from the last snapshot.
 func OpenReplica(o ReplicaOptions) (*Replica, error) {
 	env := o.Env
-	env.Clock = nil
+	env.Clock = nil // commands carry no stamp
 	c, err := openCore(env, o.Tuning)
 	if err != nil {
 		return nil, err
@@ -243,6 +243,8 @@ func (d *driver) applied() uint64 {
 	defer d.mu.Unlock()
 	return d.at
 }
+
+func (d *driver) floor() fulcrum.Version { return fulcrum.Version{} }
 
 func (d *driver) apply(logs []*hraft.Log) []any {
 	results := make([]any, len(logs))

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
 )
 
 // machine is what a log drives: a Group's state or a Replica's Machine. All its
@@ -18,6 +20,8 @@ type machine interface {
 	apply(logs []*hraft.Log) []any
 	// applied is the last entry that it reflects.
 	applied() uint64
+	// floor is what every stamp must be above.
+	floor() fulcrum.Version
 	// capture returns at once; persist then makes everything up to now durable,
 	// together with the meta.
 	capture() (persist func(snapshotMeta) error)
@@ -193,6 +197,8 @@ func (f fsm) Restore(rc io.ReadCloser) error {
 		return fmt.Errorf("snapshot at %d refused: there is one at %d", k.meta.Index, old.Index)
 	}
 	matches := c.store.matches(k.meta, old)
+	c.installing.Store(true)
+	defer c.installing.Store(false)
 	if err := c.machine.install(k.meta, &parts{rest: k.parts}); err != nil {
 		return fmt.Errorf("install snapshot at %d: %w", k.meta.Index, err)
 	}
