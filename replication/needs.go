@@ -142,3 +142,8 @@ func (NoMetrics) Commit(time.Duration)    {}
 
 // ErrNoRecord says that a log has no record at an index: cut off, or not written.
 var ErrNoRecord = errors.New("no such log record")
+
+// FloorKey is the extra of a State that holds the newest version of the epochs
+// before (fulcrum.Version's text form; absent: none). Groups that stamp writes in
+// an order of their own begin above it.
+const FloorKey = "floor"

@@ -1,0 +1,54 @@
+# fulcrum: every target says what it does; `make help` lists them.
+GO      ?= go
+TAGS    := pebblegozstd
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PKGS    := ./...
+
+.PHONY: help build up down test check race bench soak fuzz clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/fulcrum
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/fulcrum ./cmd/fulcrum
+
+up: build ## build, start a local cluster of 5 nodes in the background, say what to try next
+	@bin/fulcrum up
+
+down: ## stop the local cluster (its data stays in ./data; bin/fulcrum down --wipe removes it)
+	@bin/fulcrum down
+
+test: check build race ## everything CI runs: format, vet, lint, tidy, all tests, the race detector on the packages that share memory
+	$(GO) test -tags $(TAGS) -shuffle=on -timeout 15m $(PKGS)
+
+check: ## format, go vet, staticcheck, go mod tidy
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet -tags $(TAGS) $(PKGS)
+	$(GO) tool -modfile=tools/go.mod staticcheck -tags $(TAGS) $(PKGS)
+
+RACE := . ./consistency ./partition ./replication/... ./node/api/... ./node/fault ./node/netfault ./node/transport ./node/storage ./node/membership ./jepsen-lite/sim
+race: ## tests under the race detector (needs a C compiler)
+	@if command -v $${CC:-cc} >/dev/null 2>&1; then \
+		echo "$(GO) test -race $(RACE)"; CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m $(RACE); \
+	else echo "race: skipped, there is no C compiler (install gcc)"; fi
+
+bench: ## Go benchmarks, compared by benchstat with the last run's if there is one (bench.old)
+	$(GO) test -tags $(TAGS) -run '^$$' -bench . -benchmem -count 5 $(PKGS) | tee bench.new
+	$(GO) tool -modfile=tools/go.mod benchstat $$(test -f bench.old && echo bench.old) bench.new
+	@mv bench.new bench.old
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME (20s) each
+	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -tags $(TAGS) -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+		echo "$$pkg $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+
+SOAKTIME ?= 1h
+soak: build ## the real-cluster tests again and again for SOAKTIME (1h)
+	@end=$$(( $$(date +%s) + $$(echo $(SOAKTIME) | sed 's/h/*3600/;s/m/*60/;s/s//') )); n=0; \
+	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); echo "round $$n"; \
+		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... || exit 1; done; echo "$$n rounds passed"
+
+clean: ## remove what was built (not the data)
+	@rm -rf bin bench.old bench.new

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"text/tabwriter"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"fulcrum"
+	"fulcrum/client"
+	"fulcrum/consistency"
+)
+
+// keyFlags are the flags of every command on keys.
+type keyFlags struct {
+	keyspace, level, node, session string
+	receipt                        bool
+}
+
+func (f *keyFlags) add(c *cobra.Command) {
+	fl := c.Flags()
+	fl.StringVarP(&f.keyspace, "keyspace", "k", "default", "keyspace")
+	fl.StringVar(&f.level, "level", "", "level of this request, such as linearizable, quorum or one (see fulcrum levels); default: the keyspace's")
+	fl.StringVar(&f.node, "node", "", "the node to ask; default: whichever can answer best")
+	fl.BoolVar(&f.receipt, "receipt", false, "also show what the reply says about itself")
+	fl.StringVar(&f.session, "session", "", "session token from an earlier receipt: read what that session wrote and read")
+}
+
+// keyCommand makes a command on keys: do gets a client and the options that the
+// flags give.
+func (a *app) keyCommand(c *cobra.Command, do func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error) *cobra.Command {
+	var f keyFlags
+	f.add(c)
+	c.RunE = func(cmd *cobra.Command, in []string) error {
+		level, err := consistency.ParseLevel(f.level)
+		if err != nil {
+			return usage(cmd, err)
+		}
+		ctx, cancel := a.deadline(cmd.Context())
+		defer cancel()
+		cl, err := a.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer cl.Close()
+		opts := append(on(f.node), client.Level(level))
+		if f.node != "" {
+			opts = append(opts, client.NoRetry())
+		}
+		if f.session != "" || f.receipt {
+			opts = append(opts, client.In(client.NewSession(consistency.Token(f.session))))
+		}
+		err = do(ctx, cl, &f, opts, in)
+		var u usageError
+		if errors.As(err, &u) {
+			return usage(cmd, u.err)
+		}
+		return err
+	}
+	return c
+}
+
+// keyResult is what commands on one key print as JSON.
+type keyResult struct {
+	Keyspace string               `json:"keyspace"`
+	Key      string               `json:"key"`
+	Value    *string              `json:"value,omitempty"`
+	Encoding string               `json:"encoding,omitempty"` // base64, when the value is not UTF-8
+	Version  string               `json:"version,omitempty"`
+	ExpireAt *time.Time           `json:"expire_at,omitempty"`
+	Applied  *bool                `json:"applied,omitempty"`
+	Receipt  *consistency.Receipt `json:"receipt,omitempty"`
+}
+
+// showKey prints a result: text alone for people, all of it as JSON.
+func (a *app) showKey(f *keyFlags, r keyResult, rc consistency.Receipt, text func(w io.Writer)) error {
+	r.Keyspace = f.keyspace
+	if !rc.Version.IsZero() && r.Version == "" {
+		r.Version = rc.Version.String()
+	}
+	if f.receipt {
+		r.Receipt = &rc
+	}
+	if a.output == "json" || f.receipt && a.asJSON() {
+		return a.show(r, nil)
+	}
+	text(a.out)
+	if f.receipt {
+		w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+		for _, field := range rc.Fields() {
+			row(w, "  "+field.Name, field.Value)
+		}
+		return w.Flush()
+	}
+	return nil
+}
+
+func (a *app) getCommand() *cobra.Command {
+	return a.keyCommand(&cobra.Command{
+		Use: "get KEY", Short: "Read a key: prints its value", Args: args(cobra.ExactArgs(1)),
+		Example: "  fulcrum get -k cp balance\n  fulcrum get -k ap likes --level one --node n1 --receipt",
+	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		item, err := cl.Get(ctx, f.keyspace, in[0], opts...)
+		if err != nil {
+			return a.absent(f, in[0], item.Receipt, err)
+		}
+		r := keyResult{Key: in[0], Version: item.Version.String()}
+		r.Value, r.Encoding = printable(item.Value)
+		if !item.ExpireAt.IsZero() {
+			r.ExpireAt = &item.ExpireAt
+		}
+		return a.showKey(f, r, item.Receipt, func(w io.Writer) {
+			_, _ = w.Write(item.Value)
+			if isTerminal(w) || !bytes.HasSuffix(item.Value, []byte("\n")) {
+				fmt.Fprintln(w)
+			}
+		})
+	})
+}
+
+// absent turns "no such key" into exit code 1, with the receipt if it was asked for.
+func (a *app) absent(f *keyFlags, key string, rc consistency.Receipt, err error) error {
+	if !errors.Is(err, fulcrum.ErrNotFound) || rc.Keyspace == "" {
+		return err
+	}
+	if showErr := a.showKey(f, keyResult{Key: key}, rc, func(io.Writer) {}); showErr != nil {
+		return showErr
+	}
+	return fulcrum.Errorf(fulcrum.CodeNotFound, "no key %q in keyspace %s", key, f.keyspace)
+}
+
+func printable(b []byte) (*string, string) {
+	if utf8.Valid(b) {
+		s := string(b)
+		return &s, ""
+	}
+	s := encodeBase64(b)
+	return &s, "base64"
+}
+
+func (a *app) putCommand() *cobra.Command {
+	var ttl time.Duration
+	var ifAbsent, ifPresent bool
+	c := a.keyCommand(&cobra.Command{
+		Use: "put KEY VALUE", Short: "Write a key ('-' reads the value from standard input)", Args: args(cobra.ExactArgs(2)),
+		Example: "  fulcrum put -k cp balance 100 --receipt\n  fulcrum put -k ap likes 7 --level one --node n1",
+	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		value, err := a.value(in[1])
+		if err != nil {
+			return err
+		}
+		switch {
+		case ttl < 0:
+			return usageError{err: fmt.Errorf("--ttl %s: must be positive", ttl)}
+		case ttl > 0:
+			opts = append(opts, client.TTL(ttl))
+		}
+		switch {
+		case ifAbsent && ifPresent:
+			return usageError{err: errors.New("--if-absent and --if-present exclude each other")}
+		case ifAbsent:
+			opts = append(opts, client.IfAbsent())
+		case ifPresent:
+			opts = append(opts, client.IfPresent())
+		}
+		rc, err := cl.Put(ctx, f.keyspace, in[0], value, opts...)
+		if err != nil {
+			return err
+		}
+		return a.showKey(f, keyResult{Key: in[0]}, rc, func(w io.Writer) { fmt.Fprintln(w, "OK") })
+	})
+	c.Flags().DurationVar(&ttl, "ttl", 0, "expires after this long")
+	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key is not there")
+	c.Flags().BoolVar(&ifPresent, "if-present", false, "only if the key is there")
+	return c
+}
+
+// value is an argument, or standard input for "-".
+func (a *app) value(arg string) ([]byte, error) {
+	if arg != "-" {
+		return []byte(arg), nil
+	}
+	return io.ReadAll(io.LimitReader(a.in, fulcrum.MaxMessageBytes))
+}
+
+func (a *app) deleteCommand() *cobra.Command {
+	return a.keyCommand(&cobra.Command{
+		Use: "delete KEY", Aliases: []string{"del"}, Short: "Remove a key", Args: args(cobra.ExactArgs(1)),
+	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		rc, err := cl.Delete(ctx, f.keyspace, in[0], opts...)
+		if err != nil {
+			return err
+		}
+		return a.showKey(f, keyResult{Key: in[0]}, rc, func(w io.Writer) { fmt.Fprintln(w, "OK") })
+	})
+}
+
+func (a *app) incrCommand() *cobra.Command {
+	return a.keyCommand(&cobra.Command{
+		Use: "incr KEY [DELTA]", Short: "Add to a key's number, atomically", Args: args(cobra.RangeArgs(1, 2)),
+	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		delta := int64(1)
+		if len(in) == 2 {
+			var err error
+			if delta, err = strconv.ParseInt(in[1], 10, 64); err != nil {
+				return usageError{err: fmt.Errorf("delta %q is not an integer", in[1])}
+			}
+		}
+		n, rc, err := cl.Incr(ctx, f.keyspace, in[0], delta, opts...)
+		if err != nil {
+			return err
+		}
+		text := strconv.FormatInt(n, 10)
+		return a.showKey(f, keyResult{Key: in[0], Value: &text}, rc, func(w io.Writer) { fmt.Fprintln(w, n) })
+	})
+}
+
+func (a *app) casCommand() *cobra.Command {
+	var version string
+	c := a.keyCommand(&cobra.Command{
+		Use: "cas KEY OLD NEW", Short: "Write NEW if the key holds OLD (or, with --version, that version): compare-and-set",
+		Long: `Write NEW if the key holds OLD, atomically. With --version the key must still have
+that version, as a receipt or an ETag shows it, and OLD is left out: cas KEY NEW --version V.
+Exit code 1 when it does not match; then nothing was changed.`,
+		Args: args(cobra.RangeArgs(2, 3)),
+	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		at, value := fulcrum.Version{}, in[len(in)-1]
+		switch {
+		case version != "" && len(in) == 2:
+			var err error
+			if at, err = fulcrum.ParseVersion(version); err != nil {
+				return usageError{err: err}
+			}
+		case version == "" && len(in) == 3:
+			item, err := cl.Get(ctx, f.keyspace, in[0], append(on(f.node), client.Level(consistency.L(consistency.Linearizable)))...)
+			if errors.Is(err, fulcrum.ErrNotFound) || err == nil && string(item.Value) != in[1] {
+				return fulcrum.Errorf(fulcrum.CodeConflict, "%q does not hold %q: nothing was changed", in[0], in[1])
+			}
+			if err != nil {
+				return err
+			}
+			at = item.Version
+		default:
+			return usageError{err: errors.New("give KEY OLD NEW, or KEY NEW --version V")}
+		}
+		rc, err := cl.Put(ctx, f.keyspace, in[0], []byte(value), append(opts, client.IfVersion(at))...)
+		if err != nil {
+			return err
+		}
+		return a.showKey(f, keyResult{Key: in[0]}, rc, func(w io.Writer) { fmt.Fprintln(w, "OK") })
+	})
+	c.Flags().StringVar(&version, "version", "", "the version that the key must have")
+	return c
+}
+
+func (a *app) scanCommand() *cobra.Command {
+	var r client.Range
+	c := a.keyCommand(&cobra.Command{
+		Use: "scan", Short: "List keys and values in key order", Args: noArgs,
+		Example: "  fulcrum scan -k lf --prefix user: --limit 10",
+	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, _ []string) error {
+		if r.Limit < 0 {
+			return usageError{err: fmt.Errorf("--limit %d: must not be negative", r.Limit)}
+		}
+		items := []keyResult{}
+		var rc consistency.Receipt
+		for item, err := range cl.Scan(ctx, f.keyspace, r, opts...) {
+			if err != nil {
+				return err
+			}
+			k := keyResult{Keyspace: f.keyspace, Key: item.Key, Version: item.Version.String()}
+			k.Value, k.Encoding = printable(item.Value)
+			items, rc = append(items, k), item.Receipt
+		}
+		if err := a.show(items, func(w *tabwriter.Writer) {
+			for _, k := range items {
+				row(w, strconv.Quote(k.Key), *k.Value)
+			}
+		}); err != nil || !f.receipt || a.asJSON() {
+			return err
+		}
+		fmt.Fprintln(os.Stderr, rc.Header())
+		return nil
+	})
+	fl := c.Flags()
+	fl.StringVar(&r.Prefix, "prefix", "", "only keys that begin with this")
+	fl.StringVar(&r.Start, "start", "", "from this key on")
+	fl.StringVar(&r.End, "end", "", "before this key")
+	fl.IntVar(&r.Limit, "limit", 0, "at most so many (0: all)")
+	return c
+}

@@ -1,0 +1,226 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"fulcrum"
+	"fulcrum/node/catalog"
+	"fulcrum/replication"
+	"fulcrum/replication/leaderfollower"
+)
+
+// adminRequest is what nodes ask of each other beside keys: one Do, with the
+// fields that it needs.
+type adminRequest struct {
+	Do       string
+	Register *catalog.Node        `json:",omitempty"`
+	Command  []byte               `json:",omitempty"` // propose: a catalog.Command
+	Group    fulcrum.GroupID      `json:",omitempty"`
+	Epoch    fulcrum.Epoch        `json:",omitempty"`
+	Fence    replication.Position `json:",omitzero"`
+	With     []fulcrum.NodeID     `json:",omitempty"`
+	Term     uint64               `json:",omitempty"`
+}
+
+func (n *Node) handleAdmin(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	var req adminRequest
+	if err := json.Unmarshal(msg, &req); err != nil {
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "admin request: %w", err)
+	}
+	out, err := n.admin(ctx, from, req)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(out)
+}
+
+func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest) (any, error) {
+	switch req.Do {
+	case "lease":
+		return n.grantLease(ctx, from)
+	case "resign":
+		n.lives.resign(from)
+		return struct{}{}, nil
+	case "register":
+		if req.Register == nil {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "register without a node")
+		}
+		return struct{}{}, n.takeIn(ctx, *req.Register)
+	case "propose":
+		result, err := n.catalog.Propose(ctx, req.Command)
+		return catalogResult(result, err)
+	case "status":
+		return n.localStatus(), nil
+	}
+	h, err := n.host.at(req.Group, req.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	switch req.Do {
+	case "fence":
+		return h.group.Fence(ctx)
+	case "settle":
+		return struct{}{}, h.group.Settle(ctx, req.Fence, req.With)
+	case "promise":
+		lf, ok := h.group.(*leaderfollower.Group)
+		if !ok {
+			return nil, fulcrum.Errorf(fulcrum.CodeEpoch, "shard %d is not in mode leader-follower", req.Group)
+		}
+		return lf.Promise(ctx, req.Term)
+	}
+	return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "unknown admin request %q: is %s of another version?", req.Do, from)
+}
+
+// adminAt runs an admin request on a node, this one included.
+func adminAt[T any](ctx context.Context, n *Node, to fulcrum.NodeID, req adminRequest) (T, error) {
+	if to != n.opt.Name {
+		return ask[T](ctx, n, to, req)
+	}
+	var zero T
+	out, err := n.admin(ctx, to, req)
+	if err != nil {
+		return zero, err
+	}
+	v, ok := out.(T)
+	if !ok {
+		return zero, fulcrum.Errorf(fulcrum.CodeInternal, "%q answered %T", req.Do, out)
+	}
+	return v, nil
+}
+
+// takeIn is the catalog leader's side of a registration. A name whose lease holds
+// with another data directory belongs to a node that runs: the newcomer must go.
+func (n *Node) takeIn(ctx context.Context, node catalog.Node) error {
+	if err := n.catalog.Confirm(ctx); err != nil {
+		return err
+	}
+	n.lives.lead(n.catalog.Term())
+	st := n.machine.State()
+	old, known := st.Nodes[node.Name]
+	if known && old.Incarnation != node.Incarnation && !n.lives.expired(node.Name) {
+		n.lives.mu.Lock()
+		seen := n.lives.renewed[node.Name]
+		n.lives.mu.Unlock()
+		if !seen.IsZero() {
+			return fulcrum.Errorf(fulcrum.CodeExists, "a node named %s is running already, with another data directory", node.Name).
+				WithHint("choose another --name, or stop the other one first")
+		}
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "whether another %s is running will be known in %s", node.Name, takeoverTime)
+	}
+	if _, err := n.propose(ctx, catalog.Command{Register: &node}); err != nil {
+		return err
+	}
+	if !node.Voter {
+		return n.catalog.AddNonvoter(ctx, node.Name)
+	}
+	return nil
+}
+
+// propose changes the catalog, through its leader wherever that is. The result is
+// the JSON of what the command made.
+func (n *Node) propose(ctx context.Context, c catalog.Command) (json.RawMessage, error) {
+	c.At = n.wall().UTC()
+	cmd, err := catalog.Encode(c)
+	if err != nil {
+		return nil, err
+	}
+	return n.toCatalogLeader(ctx, adminRequest{Do: "propose", Command: cmd})
+}
+
+func catalogResult(result any, err error) (any, error) {
+	if err != nil {
+		return nil, err
+	}
+	if e, ok := result.(error); ok {
+		return nil, e
+	}
+	return result, nil
+}
+
+// toCatalogLeader asks the catalog's leader, and asks again while there is none,
+// until ctx ends. Only answers that say "definitely not done" are asked again.
+func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawMessage, error) {
+	try := func() (json.RawMessage, error) {
+		leader, self := n.catalog.Leader()
+		if !self && leader == "" {
+			if leader = n.anyInitial(); leader == "" {
+				return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog has no leader")
+			}
+		}
+		if self {
+			out, err := n.admin(ctx, n.opt.Name, req)
+			if err != nil {
+				return nil, err
+			}
+			return json.Marshal(out)
+		}
+		return ask[json.RawMessage](ctx, n, leader, req)
+	}
+	for {
+		out, err := try()
+		for hops := 0; hops < 3 && errors.Is(err, fulcrum.ErrNotLeader); hops++ {
+			hint := fulcrum.NodeID(fulcrum.AsError(err).Hint)
+			if hint == "" || hint == n.opt.Name {
+				break
+			}
+			out, err = ask[json.RawMessage](ctx, n, hint, req)
+		}
+		if err == nil || !retriable(err) {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed now: %v", err).
+				WithHint("a majority of its voters must be up and connected; see fulcrum status")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// anyInitial picks a node to ask who leads, for one that has not been told yet.
+func (n *Node) anyInitial() fulcrum.NodeID {
+	for _, m := range []map[fulcrum.NodeID]string{n.opt.Join, n.opt.Initial} {
+		for id := range m { // a random one
+			if id != n.opt.Name {
+				return id
+			}
+		}
+	}
+	return ""
+}
+
+// retriable reports whether err says "definitely not done, maybe later".
+func retriable(err error) bool {
+	e := fulcrum.AsError(err)
+	if e.Maybe {
+		return false
+	}
+	switch e.Code {
+	case fulcrum.CodeNotLeader, fulcrum.CodeUnavailable, fulcrum.CodeEpoch:
+		return true
+	}
+	return false
+}
+
+// runCatalogCopy keeps the newest catalog on this node's disk, so that after a
+// restart keys are served before the catalog has a leader.
+func (n *Node) runCatalogCopy(ctx context.Context) error {
+	saved := n.machine.State().Index
+	for {
+		changed := n.machine.Changed()
+		if st := n.machine.State(); st.Index != saved {
+			if err := n.store.SetRecord("catalog", n.machine.Snapshot()); err != nil {
+				return err
+			}
+			saved = st.Index
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}

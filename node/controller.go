@@ -1,0 +1,397 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/node/catalog"
+	"fulcrum/partition"
+	"fulcrum/replication"
+	"fulcrum/replication/leaderfollower"
+)
+
+// The controller is what the catalog's leader does for the whole cluster: it gives
+// leader-follower shards their leaders, and carries changes of shards (of mode, of
+// replicas) through their phases. All that it knows is in the catalog, so whoever
+// leads next goes on from there; every step is idempotent and counts only at the
+// epoch for which it was meant. Two controllers at once (an old leader that has
+// not noticed) do no harm: each step is decided by the catalog's log.
+type controller struct {
+	n    *Node
+	mu   sync.Mutex
+	busy map[fulcrum.GroupID]bool
+	why  map[fulcrum.GroupID]string // what a change is waiting for
+}
+
+// Pace and bounds of the controller.
+const (
+	controlEvery   = 250 * time.Millisecond
+	changesAtOnce  = 4
+	graceForOthers = 300 * time.Millisecond // how long a majority waits for the rest
+	stepTimeout    = 5 * time.Second
+)
+
+// runController works while this node leads the catalog, until ctx ends.
+func (n *Node) runController(ctx context.Context) error {
+	c := &controller{n: n, busy: map[fulcrum.GroupID]bool{}, why: map[fulcrum.GroupID]string{}}
+	var g errgroup.Group
+	g.SetLimit(4 * changesAtOnce)
+	defer func() { _ = g.Wait() }()
+	tick := time.NewTicker(controlEvery)
+	defer tick.Stop()
+	for {
+		changed := n.machine.Changed()
+		if _, self := n.catalog.Leader(); self {
+			n.lives.lead(n.catalog.Term())
+			c.round(ctx, &g)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// round looks at every shard once and starts what is due.
+func (c *controller) round(ctx context.Context, g *errgroup.Group) {
+	st := c.n.machine.State()
+	changing := 0
+	st.Groups(func(ref catalog.ShardRef) {
+		if ref.Shard.Phase != catalog.Active {
+			changing++
+			c.start(ctx, g, ref.Shard.Group, func(ctx context.Context) error { return c.change(ctx, ref) })
+		}
+	})
+	for _, name := range st.Names() {
+		for _, sh := range st.Keyspaces[name].Shards {
+			ref := catalog.ShardRef{Keyspace: st.Keyspaces[name], Shard: sh}
+			if sh.Phase != catalog.Active {
+				continue
+			}
+			if next, ok := c.wanted(st, ref); ok && changing < changesAtOnce {
+				changing++
+				c.start(ctx, g, sh.Group, func(ctx context.Context) error {
+					_, err := c.n.propose(ctx, catalog.Command{StartChange: &next})
+					return err
+				})
+				continue
+			}
+			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) {
+				c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.promote(ctx, sh) })
+			}
+		}
+	}
+	c.forgetRemoved(ctx, g, st)
+}
+
+// start runs one step for a shard unless one is under way or the bound is reached:
+// then a later round starts it.
+func (c *controller) start(ctx context.Context, g *errgroup.Group, id fulcrum.GroupID, f func(context.Context) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.busy[id] {
+		return
+	}
+	c.busy[id] = g.TryGo(func() error {
+		stepCtx, cancel := context.WithTimeout(ctx, 2*stepTimeout)
+		defer cancel()
+		err := f(stepCtx)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.busy, id)
+		if err == nil {
+			delete(c.why, id)
+			return nil
+		}
+		if why := err.Error(); c.why[id] != why && ctx.Err() == nil && !errors.Is(err, fulcrum.ErrConflict) {
+			c.why[id] = why
+			c.n.log.Info("a shard waits", "group", id, "for", why)
+		}
+		return nil
+	})
+}
+
+// wanted says which change a shard needs: to its keyspace's target mode, off a
+// node that is being removed, or past an epoch in which a replica lost its disk.
+func (c *controller) wanted(st *catalog.State, ref catalog.ShardRef) (catalog.StartChange, bool) {
+	sh := ref.Shard
+	next := catalog.StartChange{ShardAt: catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}, Mode: ref.Keyspace.Target, Replicas: sh.Replicas}
+	if i := slices.IndexFunc(sh.Replicas, func(id fulcrum.NodeID) bool { return st.Nodes[id].Removing }); i >= 0 {
+		next.Replicas = replaced(st, sh, sh.Replicas[i])
+	}
+	return next, next.Mode != sh.Mode || !slices.Equal(next.Replicas, sh.Replicas) || len(sh.Wiped) > 0
+}
+
+// replaced returns the replicas of sh with one of them moved elsewhere. A shard
+// with a single replica first gets a second one and drops the old in a later
+// change, so that the data is never in one unfinished place.
+func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID) []fulcrum.NodeID {
+	candidates := slices.DeleteFunc(st.Candidates(gone), func(c partition.Candidate) bool { return sh.Hosts(c.Node) })
+	rest := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return id == gone })
+	if len(candidates) == 0 || len(rest) == 1 && len(sh.Replicas) == 2 {
+		return rest
+	}
+	fresh := partition.Place(sh.Group, 1, candidates)
+	if len(rest) == 0 {
+		return append(slices.Clone(sh.Replicas), fresh...)
+	}
+	return append(rest, fresh...)
+}
+
+// change drives a shard that is not active to its next epoch.
+func (c *controller) change(ctx context.Context, ref catalog.ShardRef) error {
+	sh := ref.Shard
+	old := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
+	began := time.Now()
+	if sh.Mode == consistency.LeaderFollower && sh.Phase == catalog.Fencing {
+		if st := c.n.machine.State(); c.needsLeader(st, sh) {
+			if err := c.promote(ctx, sh); err != nil {
+				return err
+			}
+		}
+	}
+	fence, fenced, err := c.fence(ctx, sh, old)
+	if err != nil {
+		return fmt.Errorf("fencing shard %d: %w", sh.Group, err)
+	}
+	at := catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}
+	if sh.Phase == catalog.Fencing {
+		if _, err := c.n.propose(ctx, catalog.Command{Reconcile: &at}); err != nil {
+			return err
+		}
+	}
+	settled, err := c.settle(ctx, sh, fenced, fence)
+	if err != nil {
+		return fmt.Errorf("reconciling shard %d: %w", sh.Group, err)
+	}
+	if _, err := c.n.propose(ctx, catalog.Command{FinishChange: &catalog.FinishChange{ShardAt: at, Settled: settled}}); err != nil {
+		return err
+	}
+	c.n.metrics.switched(ref.Keyspace.Name, sh, time.Since(began))
+	c.n.log.Info("a shard entered a new epoch", "keyspace", ref.Keyspace.Name, "group", sh.Group, "epoch", sh.Epoch+1,
+		"mode", sh.Next.Mode, "settled", settled, "took", time.Since(began))
+	return nil
+}
+
+// fence closes the epoch. With an orderer it goes through the log, and the
+// position is the fence's; without one a majority of the replicas must be fenced,
+// each by itself, so that no write can gather a majority behind it.
+func (c *controller) fence(ctx context.Context, sh *catalog.Shard, replicas []fulcrum.NodeID) (replication.Position, []fulcrum.NodeID, error) {
+	req := adminRequest{Do: "fence", Group: sh.Group, Epoch: sh.Epoch}
+	if sh.Mode == consistency.Quorum {
+		answers, err := collect(ctx, replicas, len(sh.Replicas)/2+1, graceForOthers, func(ctx context.Context, id fulcrum.NodeID) (replication.Position, error) {
+			return adminAt[replication.Position](ctx, c.n, id, req)
+		})
+		var max replication.Position
+		var fenced []fulcrum.NodeID
+		for id, p := range answers {
+			fenced = append(fenced, id)
+			if p.Index > max.Index {
+				max = p
+			}
+		}
+		slices.Sort(fenced)
+		return max, fenced, err
+	}
+	var last error
+	tried := map[fulcrum.NodeID]bool{}
+	queue := slices.Clone(replicas)
+	if sh.Leader != "" {
+		queue = append([]fulcrum.NodeID{sh.Leader}, queue...)
+	}
+	for len(queue) > 0 {
+		id := queue[0]
+		queue = queue[1:]
+		if tried[id] {
+			continue
+		}
+		tried[id] = true
+		callCtx, cancel := context.WithTimeout(ctx, stepTimeout/2)
+		p, err := adminAt[replication.Position](callCtx, c.n, id, req)
+		cancel()
+		if err == nil {
+			return p, replicas, nil
+		}
+		last = err
+		if e := fulcrum.AsError(err); e.Code == fulcrum.CodeNotLeader && e.Hint != "" {
+			queue = append([]fulcrum.NodeID{fulcrum.NodeID(e.Hint)}, queue...)
+		}
+	}
+	return replication.Position{}, nil, last
+}
+
+// settle brings every replica that can be reached to the same state. All of a set
+// must settle together; if one of them fails, the set is tried without it.
+func (c *controller) settle(ctx context.Context, sh *catalog.Shard, fenced []fulcrum.NodeID, fence replication.Position) ([]fulcrum.NodeID, error) {
+	req := adminRequest{Do: "settle", Group: sh.Group, Epoch: sh.Epoch, Fence: fence}
+	with := fenced
+	for {
+		req.With = with
+		answers, err := collect(ctx, with, len(sh.Replicas)/2+1, time.Second, func(ctx context.Context, id fulcrum.NodeID) (struct{}, error) {
+			return adminAt[struct{}](ctx, c.n, id, req)
+		})
+		if err != nil {
+			return nil, err
+		}
+		settled := make([]fulcrum.NodeID, 0, len(answers))
+		for id := range answers {
+			settled = append(settled, id)
+		}
+		slices.Sort(settled)
+		if sh.Mode != consistency.Quorum || len(settled) == len(with) {
+			if !catalog.EnoughSettled(sh, settled) {
+				return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%v settled; a majority of %v and of %v must", settled, sh.Replicas, sh.Next.Replicas)
+			}
+			return settled, nil
+		}
+		with = settled
+	}
+}
+
+// collect calls f on all nodes at once. It returns the answers once all are in, or
+// once need are in and grace has passed since; fewer than need is an error.
+func collect[T any](ctx context.Context, nodes []fulcrum.NodeID, need int, grace time.Duration, f func(context.Context, fulcrum.NodeID) (T, error)) (map[fulcrum.NodeID]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	type answer struct {
+		id  fulcrum.NodeID
+		v   T
+		err error
+	}
+	in := make(chan answer, len(nodes))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, id := range nodes {
+		wg.Go(func() {
+			v, err := f(ctx, id)
+			in <- answer{id, v, err}
+		})
+	}
+	got := map[fulcrum.NodeID]T{}
+	var last error
+	var late <-chan time.Time
+	for range nodes {
+		select {
+		case a := <-in:
+			if a.err != nil {
+				last = a.err
+				continue
+			}
+			if got[a.id] = a.v; len(got) == need {
+				late = time.After(grace)
+			}
+		case <-late:
+			return got, nil
+		}
+	}
+	if len(got) < need {
+		return got, fulcrum.Errorf(fulcrum.CodeUnavailable, "%d of %d replicas answered, %d needed: %v", len(got), len(nodes), need, last)
+	}
+	return got, nil
+}
+
+// needsLeader reports whether a leader-follower shard has no leader whose lease
+// can still hold.
+func (c *controller) needsLeader(st *catalog.State, sh *catalog.Shard) bool {
+	leader, ok := st.Nodes[sh.Leader]
+	return sh.Leader == "" || !ok || leader.Liveness != sh.LeaderEpoch || c.n.lives.expired(sh.Leader)
+}
+
+// promote gives a leader-follower shard a new leader: it fences off the old one by
+// its liveness epoch, has a majority of the replicas promise not to follow an older
+// term, and picks the longest log among them (leaderfollower.Group.Promise has the
+// proof that nothing a majority acknowledged is lost).
+func (c *controller) promote(ctx context.Context, sh *catalog.Shard) error {
+	st := c.n.machine.State()
+	if old, ok := st.Nodes[sh.Leader]; ok && old.Liveness == sh.LeaderEpoch {
+		if !c.n.lives.expired(sh.Leader) {
+			return nil
+		}
+		if _, err := c.n.propose(ctx, catalog.Command{Bump: &catalog.Bump{Node: sh.Leader, From: old.Liveness}}); err != nil {
+			return err
+		}
+		st = c.n.machine.State()
+	}
+	term := max(sh.Term, 1) + 1
+	voters := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
+	promises, err := collect(ctx, voters, len(sh.Replicas)/2+1, graceForOthers, func(ctx context.Context, id fulcrum.NodeID) (leaderfollower.Promise, error) {
+		return adminAt[leaderfollower.Promise](ctx, c.n, id, adminRequest{Do: "promise", Group: sh.Group, Epoch: sh.Epoch, Term: term})
+	})
+	if err != nil {
+		return fmt.Errorf("promoting a leader of shard %d: %w", sh.Group, err)
+	}
+	leader := c.longest(st, promises)
+	if leader == "" {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "no live replica of shard %d has the longest log", sh.Group)
+	}
+	_, err = c.n.propose(ctx, catalog.Command{SetLeader: &catalog.SetLeader{
+		ShardAt: catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}, Leader: leader, Term: term, LeaderEpoch: st.Nodes[leader].Liveness}})
+	if err == nil {
+		c.n.log.Info("a shard has a new leader", "group", sh.Group, "leader", leader, "term", term, "before", sh.Leader)
+	}
+	return err
+}
+
+// longest picks the replica with the longest log; among equals the live one that
+// leads the fewest shards.
+func (c *controller) longest(st *catalog.State, promises map[fulcrum.NodeID]leaderfollower.Promise) fulcrum.NodeID {
+	leads := map[fulcrum.NodeID]int{}
+	st.Groups(func(ref catalog.ShardRef) { leads[ref.Shard.Leader]++ })
+	var best fulcrum.NodeID
+	for _, id := range slices.Sorted(maps.Keys(promises)) {
+		if best == "" || better(promises[id], promises[best]) ||
+			!better(promises[best], promises[id]) && c.rank(id, leads) < c.rank(best, leads) {
+			best = id
+		}
+	}
+	return best
+}
+
+// rank orders equal candidates: live before expired, few leaderships before many.
+func (c *controller) rank(id fulcrum.NodeID, leads map[fulcrum.NodeID]int) int {
+	if c.n.lives.expired(id) {
+		return 1 << 20
+	}
+	return leads[id]
+}
+
+func better(a, b leaderfollower.Promise) bool {
+	return a.LastTerm > b.LastTerm || a.LastTerm == b.LastTerm && a.LastIndex > b.LastIndex
+}
+
+// forgetRemoved ends the removal of nodes that hold nothing any more.
+func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *catalog.State) {
+	for _, id := range st.NodeNames() {
+		if !st.Nodes[id].Removing {
+			continue
+		}
+		holds := false
+		st.Groups(func(ref catalog.ShardRef) { holds = holds || ref.Shard.Hosts(id) })
+		if holds {
+			continue
+		}
+		if id == c.n.opt.Name { // another leader takes this one out
+			c.start(ctx, g, fulcrum.CatalogGroup, c.n.catalog.HandOver)
+			continue
+		}
+		c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error {
+			if err := c.n.catalog.RemoveServer(ctx, id); err != nil {
+				return err
+			}
+			_, err := c.n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: id, Forget: true}})
+			return err
+		})
+	}
+}

@@ -1,0 +1,474 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/node/api"
+	"fulcrum/node/catalog"
+	"fulcrum/replication"
+)
+
+// patience is how long a coordinator looks for somebody who can order a request
+// before it says that there is nobody: longer than an election, shorter than most
+// clients' own limit.
+const patience = 3500 * time.Millisecond
+
+// Write coordinates writes: see api.Backend.
+func (n *Node) Write(ctx context.Context, c api.Call, ws []fulcrum.Write) ([]fulcrum.Result, consistency.Receipt, error) {
+	began := time.Now()
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	op := &operation{n: n, call: c, access: consistency.Write, began: began}
+	results, err := op.write(ctx, ws)
+	return results, op.finish("write", err), err
+}
+
+// Read coordinates reads: see api.Backend.
+func (n *Node) Read(ctx context.Context, c api.Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error) {
+	began := time.Now()
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	op := &operation{n: n, call: c, access: consistency.Read, began: began}
+	entries, err := op.read(ctx, keys)
+	return entries, op.finish("read", err), err
+}
+
+func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, fulcrum.DefaultRequestLimit)
+}
+
+// operation is one request under way; parts of it may run on several shards at
+// once, and mu guards what they leave in the receipt.
+type operation struct {
+	n       *Node
+	call    api.Call
+	access  consistency.Access
+	began   time.Time
+	session consistency.Marks
+
+	mu      sync.Mutex
+	receipt consistency.Receipt
+	parts   int
+}
+
+// keyspace finds the request's keyspace and opens its session token.
+func (op *operation) keyspace() (*catalog.State, *catalog.Keyspace, error) {
+	st := op.n.machine.State()
+	ks, ok := st.Keyspaces[op.call.Keyspace]
+	op.receipt = consistency.Receipt{Keyspace: op.call.Keyspace, Node: op.n.opt.Name, Level: op.call.Level, Staleness: -1}
+	if !ok {
+		if len(st.Nodes) == 0 {
+			return nil, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "this node has not heard of its cluster yet").WithHint("see /readyz")
+		}
+		return nil, nil, catalog.NoKeyspace(op.call.Keyspace, st)
+	}
+	op.receipt.Mode, op.receipt.Durable = ks.Mode, ks.Durability
+	if op.call.Session != "" {
+		var err error
+		if op.session, err = consistency.OpenToken(op.n.tokenKey(), op.call.Session); err != nil {
+			return nil, nil, err
+		}
+	}
+	return st, ks, nil
+}
+
+func (n *Node) tokenKey() []byte { return []byte("fulcrum session " + n.opt.ClusterID) }
+
+// levelFor is the level that a request has on a shard: what was asked, or the
+// keyspace's default. While a switch is under way the default may belong to the
+// other mode; then the mode's own default stands in, which is never weaker than
+// what the mode can promise safely.
+func (op *operation) levelFor(ks *catalog.Keyspace, sh *catalog.Shard) (consistency.Level, error) {
+	l := op.call.Level
+	if l == (consistency.Level{}) {
+		write, read := consistency.Defaults(sh.Mode)
+		def := read
+		l = ks.ReadLevel
+		if op.access == consistency.Write {
+			l, def = ks.WriteLevel, write
+		}
+		if _, err := consistency.Lookup(sh.Mode, op.access, l); err != nil {
+			l = def
+		}
+	}
+	_, err := consistency.Lookup(sh.Mode, op.access, l)
+	return l, err
+}
+
+func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.Result, error) {
+	st, ks, err := op.keyspace()
+	if err != nil {
+		return nil, err
+	}
+	if len(ws) == 0 {
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "no writes")
+	}
+	for _, w := range ws {
+		if err := w.Check(op.n.opt.MaxValue); err != nil {
+			return nil, fulcrum.AsError(err)
+		}
+	}
+	parts := map[fulcrum.GroupID][]int{}
+	for i, w := range ws {
+		g := st.ShardOf(ks, w.Key).Group
+		parts[g] = append(parts[g], i)
+	}
+	if op.call.Atomic && len(parts) > 1 {
+		groups := make([]fulcrum.GroupID, 0, len(parts))
+		for g := range parts {
+			groups = append(groups, g)
+		}
+		slices.Sort(groups)
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "the keys belong to shards %v; an atomic request must stay within one", groups).
+			WithHint("give the keys a common {tag} in a hash-sharded keyspace")
+	}
+	results := make([]fulcrum.Result, len(ws))
+	if len(parts) == 1 {
+		for g := range parts {
+			res, err := op.writeShard(ctx, g, ws)
+			if err != nil {
+				return nil, err
+			}
+			if len(res) == 1 && res[0].Err != nil {
+				return res, fulcrum.AsError(res[0].Err)
+			}
+			return res, nil
+		}
+	}
+	var g errgroup.Group
+	var failed []error
+	var mu sync.Mutex
+	for group, at := range parts {
+		g.Go(func() error {
+			part := make([]fulcrum.Write, len(at))
+			for i, j := range at {
+				part[i] = ws[j]
+			}
+			res, err := op.writeShard(ctx, group, part)
+			for i, j := range at {
+				if err != nil {
+					results[j] = fulcrum.Result{Err: err}
+					continue
+				}
+				results[j] = res[i]
+			}
+			if err != nil {
+				mu.Lock()
+				failed = append(failed, err)
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if len(failed) == len(parts) {
+		return results, failed[0]
+	}
+	return results, nil
+}
+
+// writeShard brings writes to whoever can order them, again and again while the
+// answer is "definitely not done, ask elsewhere", until the deadline.
+func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []fulcrum.Write) ([]fulcrum.Result, error) {
+	var out replication.WriteReply
+	late := false
+	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
+		req := replication.WriteRequest{Writes: ws, Atomic: op.call.Atomic, Level: level}
+		rep, err := op.n.sendWrite(ctx, at, ref.Shard, req)
+		if err == nil {
+			out = rep
+			op.note(ref, level, rep.Outcome, rep.Results)
+			return nil
+		}
+		if errors.Is(err, fulcrum.ErrEpoch) && len(rep.Results) == len(ws) && ref.Shard.Mode == consistency.Quorum {
+			// A fence cut it off after it was stamped: some replica may hold it, and
+			// the next epoch may show it. So it goes on with the version that it has:
+			// then it takes effect at most once, before anything newer.
+			ws, late = mergesOf(ws, rep.Results), true
+		}
+		return err
+	})
+	if err != nil && op.access == consistency.Write && errors.Is(err, fulcrum.ErrUnavailable) && !late {
+		if res, hintErr := op.hintAny(ctx, g, ws); hintErr == nil {
+			return res, nil
+		}
+	}
+	if late && err != nil && !fulcrum.AsError(err).Maybe {
+		e := *fulcrum.AsError(err)
+		e.Code, e.Maybe = fulcrum.CodeUnknown, true
+		return nil, &e
+	}
+	if late {
+		for i := range out.Results { // a merge that lost to something newer took effect just before it
+			out.Results[i].Applied = true
+		}
+	}
+	return out.Results, err
+}
+
+func mergesOf(ws []fulcrum.Write, stamped []fulcrum.Result) []fulcrum.Write {
+	out := make([]fulcrum.Write, len(ws))
+	for i, w := range ws {
+		out[i] = w
+		if e := stamped[i].Entry; w.Op != fulcrum.OpMerge && !e.Version.IsZero() {
+			out[i] = fulcrum.Write{Op: fulcrum.OpMerge, Key: w.Key, Value: e.Value, At: e.Version, Tombstone: e.Tombstone, ExpireAt: e.ExpireAt}
+		}
+	}
+	return out
+}
+
+// hintAny keeps blind writes at the level "any" on this node's disk when no replica
+// can be reached (Dynamo 2007, section 4.6: a hint counts).
+func (op *operation) hintAny(ctx context.Context, g fulcrum.GroupID, ws []fulcrum.Write) ([]fulcrum.Result, error) {
+	ref, ok := op.n.machine.State().Group(g)
+	if !ok || ref.Shard.Mode != consistency.Quorum {
+		return nil, fulcrum.ErrUnavailable
+	}
+	if level, err := op.levelFor(ref.Keyspace, ref.Shard); err != nil || level.Kind != consistency.Any {
+		return nil, fulcrum.ErrUnavailable
+	}
+	results := make([]fulcrum.Result, len(ws))
+	entries := make([]fulcrum.Entry, len(ws))
+	for i, w := range ws {
+		if !w.Blind() {
+			return nil, fulcrum.ErrMode
+		}
+		res, err := fulcrum.Evaluate(w, fulcrum.Entry{}, op.n.clock.Next(), op.n.opt.MaxValue)
+		if err != nil {
+			return nil, err
+		}
+		results[i], entries[i] = res, res.Entry
+	}
+	hintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := op.n.late.Put(hintCtx, g, entries); err != nil {
+		return nil, err
+	}
+	op.note(ref, consistency.L(consistency.Any), replication.Outcome{Given: consistency.L(consistency.Any), Staleness: -1, Hinted: len(ws)}, results)
+	return results, nil
+}
+
+func (op *operation) read(ctx context.Context, keys [][]byte) ([]fulcrum.Entry, error) {
+	st, ks, err := op.keyspace()
+	if err != nil {
+		return nil, err
+	}
+	parts := map[fulcrum.GroupID][]int{}
+	for i, k := range keys {
+		if len(k) == 0 || len(k) > fulcrum.MaxKeyBytes {
+			return nil, fulcrum.AsError(fulcrum.Write{Op: fulcrum.OpDelete, Key: k}.Check(op.n.opt.MaxValue))
+		}
+		g := st.ShardOf(ks, k).Group
+		parts[g] = append(parts[g], i)
+	}
+	entries := make([]fulcrum.Entry, len(keys))
+	var g errgroup.Group
+	for group, at := range parts {
+		part := func() error {
+			req := make([][]byte, len(at))
+			for i, j := range at {
+				req[i] = keys[j]
+			}
+			got, err := op.readShard(ctx, group, req)
+			for i, j := range at {
+				if err == nil {
+					entries[j] = got[i]
+				}
+			}
+			return err
+		}
+		if len(parts) == 1 {
+			return entries, part()
+		}
+		g.Go(part)
+	}
+	return entries, g.Wait()
+}
+
+func (op *operation) readShard(ctx context.Context, g fulcrum.GroupID, keys [][]byte) ([]fulcrum.Entry, error) {
+	var out replication.ReadReply
+	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
+		rep, err := op.n.sendRead(ctx, at, ref.Shard, replication.ReadRequest{Keys: keys, Level: level, Min: op.floor(ref.Shard)})
+		if err == nil {
+			out = rep
+			op.noteRead(ref, level, rep)
+		}
+		return err
+	})
+	return out.Entries, err
+}
+
+// floor is what the session token demands of a shard. A mark of an earlier epoch is
+// met by every replica of this one: all of it is in the starting point.
+func (op *operation) floor(sh *catalog.Shard) replication.Position {
+	if m, ok := op.session[sh.Group]; ok && m.Epoch == sh.Epoch {
+		return replication.Position{Term: m.Term, Index: m.Index}
+	}
+	return replication.Position{}
+}
+
+// onShard calls f with a replica to ask, and calls it again with another one, or at
+// the next epoch, while its error says that the request is definitely not done.
+func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(context.Context, catalog.ShardRef, consistency.Level, fulcrum.NodeID) error) error {
+	route := route{n: op.n, group: g}
+	giveUp := time.Now().Add(patience)
+	var last error
+	for attempt := 0; ; attempt++ {
+		changed := op.n.machine.Changed()
+		ref, ok := op.n.machine.State().Group(g)
+		if !ok {
+			return catalog.NoKeyspace(op.call.Keyspace, op.n.machine.State())
+		}
+		fenced := ref.Shard.Phase != catalog.Active
+		if m, ok := op.session[g]; ok && m.Epoch > ref.Shard.Epoch {
+			fenced = true // the token has seen an epoch that this node has not
+		}
+		if !fenced {
+			level, err := op.levelFor(ref.Keyspace, ref.Shard)
+			if err != nil {
+				return err
+			}
+			to, wait := route.next(ref.Shard, op.access, level, last)
+			if to != "" {
+				if last = f(ctx, ref, level, to); last == nil {
+					op.n.hints.set(g, to, ref.Shard.Mode)
+					return nil
+				}
+				if !retriable(last) || op.final(ref.Shard, to, last) {
+					return op.outcome(last)
+				}
+				if !wait {
+					continue
+				}
+			}
+		} else {
+			last = fulcrum.Errorf(fulcrum.CodeUnavailable, "shard %d is being switched to another epoch", g)
+			giveUp = time.Now().Add(patience) // the deadline alone bounds the wait for a switch
+		}
+		if time.Now().After(giveUp) {
+			return op.refusal(g, last)
+		}
+		select {
+		case <-ctx.Done():
+			return op.refusal(g, last)
+		case <-changed:
+		case <-time.After(backoff(attempt)):
+		}
+	}
+}
+
+func backoff(attempt int) time.Duration {
+	return min(time.Duration(attempt+1)*5*time.Millisecond, 50*time.Millisecond)
+}
+
+// final reports whether "unavailable" from this node's own replica settles the
+// matter: without an orderer every replica needs the same others, so asking another
+// one, across the same cut, would only take longer.
+func (op *operation) final(sh *catalog.Shard, asked fulcrum.NodeID, err error) bool {
+	if sh.Mode != consistency.Quorum || asked != op.n.opt.Name || !errors.Is(err, fulcrum.ErrUnavailable) {
+		return false
+	}
+	h, hostErr := op.n.host.at(sh.Group, sh.Epoch)
+	return hostErr == nil && !h.group.Status().CatchingUp
+}
+
+// outcome classifies an error that ends a request. A read has no outcome to be
+// unsure of: whatever went wrong, it changed nothing.
+func (op *operation) outcome(err error) error {
+	e := fulcrum.AsError(err)
+	if op.access == consistency.Read && e.Maybe {
+		return &fulcrum.Error{Code: fulcrum.CodeUnavailable, Node: op.n.opt.Name, Detail: "no answer in time", Hint: "try again, or read at a weaker level", Err: err}
+	}
+	return e
+}
+
+// refusal is the definite "not done" after nobody could be found to do it.
+func (op *operation) refusal(g fulcrum.GroupID, last error) error {
+	e := &fulcrum.Error{Code: fulcrum.CodeUnavailable, Node: op.n.opt.Name, Detail: "nobody who can answer at this level was found in time",
+		Hint: "is this node on the minority side of a partition? fulcrum status shows nodes and faults; a weaker level may answer"}
+	if le := fulcrum.AsError(last); le != nil {
+		switch le.Code {
+		case fulcrum.CodeUnavailable:
+			e.Detail = le.Detail
+			if le.Hint != "" {
+				e.Hint = le.Hint
+			}
+		case fulcrum.CodeNotLeader:
+			e.Detail = "the shard has no leader that a majority of its replicas follows"
+		}
+	}
+	return e
+}
+
+// note adds a shard's part to the receipt of a write.
+func (op *operation) note(ref catalog.ShardRef, level consistency.Level, o replication.Outcome, results []fulcrum.Result) {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.noteLocked(ref, level, o)
+	for _, r := range results {
+		if op.receipt.Version.Less(r.Entry.Version) {
+			op.receipt.Version = r.Entry.Version
+		}
+		op.receipt.Found = op.receipt.Found || r.Applied
+	}
+}
+
+func (op *operation) noteRead(ref catalog.ShardRef, level consistency.Level, rep replication.ReadReply) {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.noteLocked(ref, level, rep.Outcome)
+	now := op.n.Now()
+	for _, e := range rep.Entries {
+		if op.receipt.Version.Less(e.Version) {
+			op.receipt.Version = e.Version
+		}
+		op.receipt.Found = op.receipt.Found || e.Live(now)
+	}
+}
+
+// noteLocked takes the weakest of all parts where a receipt has one field for all.
+func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o replication.Outcome) {
+	r := &op.receipt
+	sh := ref.Shard
+	op.parts++
+	r.Mode, r.Level = sh.Mode, level
+	if op.parts == 1 {
+		r.Shard, r.Epoch, r.Given, r.Leader, r.Acks, r.Needed, r.Staleness = sh.Group, sh.Epoch, o.Given, o.Leader, o.Acks, o.Needed, o.Staleness
+	} else {
+		r.Leader = ""
+		r.Acks, r.Needed = min(r.Acks, o.Acks), max(r.Needed, o.Needed)
+		if o.Staleness < 0 || (r.Staleness >= 0 && o.Staleness > r.Staleness) {
+			r.Staleness = o.Staleness
+		}
+	}
+	r.Replicas = len(sh.Replicas)
+	r.Hinted += o.Hinted
+	r.Repaired += o.Repaired
+	if op.session == nil {
+		op.session = consistency.Marks{}
+	}
+	op.session.Advance(sh.Group, consistency.Mark{Epoch: sh.Epoch, Term: o.Position.Term, Index: o.Position.Index})
+}
+
+// finish completes the receipt and counts the request.
+func (op *operation) finish(what string, err error) consistency.Receipt {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.receipt.Latency = time.Since(op.began)
+	if len(op.session) > 0 {
+		op.receipt.Session = op.session.Seal(op.n.tokenKey())
+	}
+	op.n.metrics.request(op.receipt, what, err)
+	return op.receipt
+}

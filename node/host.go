@@ -1,0 +1,468 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/node/catalog"
+	"fulcrum/node/storage"
+	"fulcrum/replication"
+	"fulcrum/replication/leaderfollower"
+	"fulcrum/replication/quorum"
+	"fulcrum/replication/raft"
+)
+
+// host runs the groups that the catalog says this node has replicas of, each in
+// the epoch that the catalog is at.
+//
+// Invariant: of one group at most one epoch runs here, and the record beside the
+// State names it. A replica enters epoch e+1 as based only if it settled epoch e
+// (the catalog's word, given after the State was flushed) and its State has not
+// changed since: a fenced group takes no write.
+type host struct {
+	n *Node
+
+	mu     sync.RWMutex
+	groups map[fulcrum.GroupID]*hosted // guarded by mu
+	busy   map[fulcrum.GroupID]bool    // guarded by mu: being opened, closed or moved to an epoch
+	wake   chan struct{}
+}
+
+// hosted is a group that runs here.
+type hosted struct {
+	shard    fulcrum.GroupID
+	keyspace string
+	epoch    fulcrum.Epoch
+	mode     consistency.Mode
+	group    replication.Group
+	stop     context.CancelFunc
+	done     chan struct{} // closed when Run has returned
+}
+
+// record stands in the State's extras under recordKey and says which epoch the
+// State belongs to.
+type record struct {
+	Keyspace uint32 // id: a group's keyspace never changes
+	Epoch    fulcrum.Epoch
+	Mode     consistency.Mode
+	Based    bool
+	Replicas []fulcrum.NodeID
+}
+
+const recordKey = "node.replica"
+
+// syncEvery is how soon a step that failed is tried again.
+const syncEvery = time.Second
+
+func newHost(n *Node) *host {
+	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1)}
+}
+
+// at returns the group if it runs here at the epoch; else CodeEpoch, which tells
+// the asker to look at its table again.
+func (h *host) at(g fulcrum.GroupID, e fulcrum.Epoch) (*hosted, error) {
+	h.mu.RLock()
+	hd := h.groups[g]
+	h.mu.RUnlock()
+	switch {
+	case hd == nil:
+		return nil, &fulcrum.Error{Code: fulcrum.CodeEpoch, Node: h.n.opt.Name, Detail: fmt.Sprintf("shard %d does not run here now", g)}
+	case hd.epoch != e:
+		return nil, &fulcrum.Error{Code: fulcrum.CodeEpoch, Node: h.n.opt.Name, Detail: fmt.Sprintf("shard %d is at epoch %d here, not %d", g, hd.epoch, e)}
+	}
+	return hd, nil
+}
+
+func (h *host) all() []*hosted {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	out := make([]*hosted, 0, len(h.groups))
+	for _, hd := range h.groups {
+		out = append(out, hd)
+	}
+	slices.SortFunc(out, func(a, b *hosted) int { return int(a.shard) - int(b.shard) })
+	return out
+}
+
+// Run keeps what runs here in step with the catalog until ctx ends, then stops
+// all groups.
+func (h *host) Run(ctx context.Context) error {
+	var g errgroup.Group
+	defer func() {
+		_ = g.Wait()
+		for _, hd := range h.all() {
+			h.close(hd)
+		}
+	}()
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		changed := h.n.machine.Changed()
+		if h.n.registered() {
+			h.sync(ctx, &g)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-h.wake:
+		case <-retry.C:
+			retry.Reset(syncEvery)
+		}
+	}
+}
+
+// sync starts a step for each group that is not as the catalog wants it.
+func (h *host) sync(ctx context.Context, g *errgroup.Group) {
+	st := h.n.machine.State()
+	st.Groups(func(ref catalog.ShardRef) {
+		sh := ref.Shard
+		if hd, _ := h.at(sh.Group, sh.Epoch); hd != nil {
+			if lf, ok := hd.group.(*leaderfollower.Group); ok && sh.Term > 0 {
+				lf.Lead(sh.Term, sh.Leader)
+			}
+			return
+		}
+		if sh.Hosts(h.n.opt.Name) || h.holds(sh.Group) {
+			h.step(ctx, g, sh.Group, func() error { return h.enter(ctx, ref) })
+		}
+	})
+	for _, hd := range h.all() {
+		if _, ok := st.Group(hd.shard); !ok {
+			h.step(ctx, g, hd.shard, func() error { return h.drop(hd.shard) })
+		}
+	}
+}
+
+// holds reports whether this node runs, or has data of, a group.
+func (h *host) holds(g fulcrum.GroupID) bool {
+	h.mu.RLock()
+	_, runs := h.groups[g]
+	h.mu.RUnlock()
+	if runs {
+		return true
+	}
+	rec, err := h.record(g)
+	return err == nil && rec != nil
+}
+
+// step runs f for a group unless another step for it is under way.
+func (h *host) step(ctx context.Context, g *errgroup.Group, id fulcrum.GroupID, f func() error) {
+	h.mu.Lock()
+	busy := h.busy[id]
+	h.busy[id] = true
+	h.mu.Unlock()
+	if busy || ctx.Err() != nil {
+		return
+	}
+	g.Go(func() error {
+		err := f()
+		h.mu.Lock()
+		delete(h.busy, id)
+		h.mu.Unlock()
+		if err != nil {
+			if ctx.Err() == nil {
+				h.n.log.Warn("a replica could not be opened; trying again", "group", id, "err", err)
+			}
+			return nil // the next tick tries again
+		}
+		select {
+		case h.wake <- struct{}{}:
+		default:
+		}
+		return nil
+	})
+}
+
+// enter brings this node's replica to the epoch of the catalog's shard.
+func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
+	sh, me := ref.Shard, h.n.opt.Name
+	h.mu.RLock()
+	running := h.groups[sh.Group]
+	h.mu.RUnlock()
+	if running != nil && running.epoch > sh.Epoch {
+		return nil // this copy of the catalog is behind what was running; it will catch up
+	}
+	if slices.Contains(sh.Wiped, me) {
+		return nil // lost its disk within this epoch: joins the next one
+	}
+	if running != nil {
+		h.close(running)
+	}
+	rec, err := h.record(sh.Group)
+	if err != nil {
+		return err
+	}
+	state, err := h.n.store.State(sh.Group, "")
+	if err != nil {
+		return err
+	}
+	next := record{Keyspace: ref.Keyspace.ID, Epoch: sh.Epoch, Mode: sh.Mode, Replicas: sh.Replicas}
+	switch {
+	case rec != nil && rec.Epoch > sh.Epoch:
+		return nil
+	case rec != nil && rec.Epoch == sh.Epoch:
+		return h.run(ctx, ref, *rec)
+	case rec == nil && sh.Epoch == 1:
+		next.Based = true
+		err = h.base(sh, state, next)
+	case rec != nil && rec.Epoch+1 == sh.Epoch && slices.Contains(sh.Based, me):
+		if !sh.Hosts(me) {
+			return h.drop(sh.Group)
+		}
+		next.Based = true
+		err = h.base(sh, state, next)
+	default:
+		if rec != nil {
+			if err := h.handOverLeftovers(ctx, ref, *rec); err != nil {
+				return fmt.Errorf("leftovers of epoch %d: %w", rec.Epoch, err)
+			}
+		}
+		if !sh.Hosts(me) {
+			return h.drop(sh.Group)
+		}
+		err = h.wipe(sh, state, next)
+	}
+	if err != nil {
+		return err
+	}
+	if rec != nil {
+		if err := h.n.store.DropLog(sh.Group, rec.Epoch); err != nil {
+			return err
+		}
+	}
+	return h.run(ctx, ref, next)
+}
+
+// base makes the State that stands here the starting point of the epoch: log
+// position 1, term 1. The log comes first: without the record it counts for
+// nothing, so a crash in between repeats the step.
+func (h *host) base(sh *catalog.Shard, state replication.State, next record) error {
+	log, err := h.n.store.Log(sh.Group, sh.Epoch, storage.Fsync)
+	if err != nil {
+		return err
+	}
+	if err := log.Reset(1); err != nil {
+		return err
+	}
+	newest, err := newestVersion(state)
+	if err != nil {
+		return err
+	}
+	h.n.clock.Raise(newest)
+	if err := h.resetHints(sh.Group); err != nil {
+		return err
+	}
+	return state.Rebase(1, next.extra(newest))
+}
+
+// wipe empties the replica: it catches up from those that are based.
+func (h *host) wipe(sh *catalog.Shard, state replication.State, next record) error {
+	log, err := h.n.store.Log(sh.Group, sh.Epoch, storage.Fsync)
+	if err != nil {
+		return err
+	}
+	if err := log.Reset(0); err != nil {
+		return err
+	}
+	if err := h.resetHints(sh.Group); err != nil {
+		return err
+	}
+	return state.Install(0, next.extra(fulcrum.Version{}), func(func(fulcrum.Entry) error) error { return nil })
+}
+
+func (h *host) resetHints(g fulcrum.GroupID) error {
+	hints, err := h.n.store.State(g, "hints")
+	if err != nil {
+		return err
+	}
+	return hints.Install(0, nil, func(func(fulcrum.Entry) error) error { return nil })
+}
+
+// extra is what the State of a new epoch begins with. The floor is the newest
+// version of the epochs before: writes of this epoch get newer ones, so that old
+// data can never win.
+func (r record) extra(floor fulcrum.Version) map[string][]byte {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // plain data
+	}
+	text, _ := floor.MarshalText()
+	return map[string][]byte{recordKey: b, replication.FloorKey: text}
+}
+
+func newestVersion(state replication.State) (fulcrum.Version, error) {
+	var newest fulcrum.Version
+	err := state.Scan(nil, nil, func(e fulcrum.Entry) bool {
+		if newest.Less(e.Version) {
+			newest = e.Version
+		}
+		return true
+	})
+	return newest, err
+}
+
+func (h *host) record(g fulcrum.GroupID) (*record, error) {
+	state, err := h.n.store.State(g, "")
+	if err != nil {
+		return nil, err
+	}
+	b, err := state.Extra(recordKey)
+	if err != nil || b == nil {
+		return nil, err
+	}
+	var rec record
+	if err := json.Unmarshal(b, &rec); err != nil {
+		return nil, fmt.Errorf("record of group %d: %w", g, err)
+	}
+	return &rec, nil
+}
+
+// drop removes a replica that this node no longer has.
+func (h *host) drop(g fulcrum.GroupID) error {
+	h.mu.RLock()
+	running := h.groups[g]
+	h.mu.RUnlock()
+	if running != nil {
+		h.close(running)
+	}
+	rec, err := h.record(g)
+	if err != nil || rec == nil {
+		return err
+	}
+	return errors.Join(h.n.store.DropLog(g, rec.Epoch), h.n.store.DropState(g))
+}
+
+// run opens the group and serves it. A group whose Run fails is closed and opened
+// again by a later sync.
+func (h *host) run(ctx context.Context, ref catalog.ShardRef, rec record) error {
+	sh := ref.Shard
+	group, err := h.open(ref.Keyspace, sh, rec)
+	if err != nil {
+		return err
+	}
+	runCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	hd := &hosted{shard: sh.Group, keyspace: ref.Keyspace.Name, epoch: rec.Epoch, mode: rec.Mode, group: group, stop: stop, done: make(chan struct{})}
+	h.mu.Lock()
+	h.groups[sh.Group] = hd
+	h.mu.Unlock()
+	go func() { // owned by hd: close waits for done
+		defer close(hd.done)
+		if err := group.Run(runCtx); err != nil && runCtx.Err() == nil {
+			h.n.log.Error("a replica stopped; opening it again", "group", hd.shard, "mode", hd.mode, "err", err)
+			select { // a disk that fails at once must not spin
+			case <-time.After(time.Second):
+			case <-runCtx.Done():
+			}
+			h.mu.Lock()
+			if h.groups[hd.shard] == hd {
+				delete(h.groups, hd.shard)
+			}
+			h.mu.Unlock()
+			select {
+			case h.wake <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	if lf, ok := group.(*leaderfollower.Group); ok && sh.Term > 0 && sh.Epoch == rec.Epoch {
+		lf.Lead(sh.Term, sh.Leader)
+	}
+	return nil
+}
+
+// close stops a group and waits until nothing of it runs.
+func (h *host) close(hd *hosted) {
+	h.mu.Lock()
+	if h.groups[hd.shard] == hd {
+		delete(h.groups, hd.shard)
+	}
+	h.mu.Unlock()
+	hd.stop()
+	<-hd.done
+}
+
+// open makes the group of a replica whose State stands at rec.
+func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replication.Group, error) {
+	n := h.n
+	durability, err := storage.ParseDurability(ks.Durability)
+	if err != nil {
+		return nil, err
+	}
+	log, err := n.store.Log(sh.Group, rec.Epoch, durability)
+	if err != nil {
+		return nil, err
+	}
+	state, err := n.store.State(sh.Group, "")
+	if err != nil {
+		return nil, err
+	}
+	hints, err := n.store.State(sh.Group, "hints")
+	if err != nil {
+		return nil, err
+	}
+	env := replication.Env{
+		Node: n.opt.Name, Actor: n.actorNow(), Group: sh.Group, Epoch: rec.Epoch, Replicas: rec.Replicas, Zone: n.zone,
+		Peers: groupPeers{n, sh.Group, rec.Epoch}, Log: log, State: state, Hints: hints, Clock: n.clock, Now: n.wall, Rand: newRand(),
+		Logger:  n.log.With("keyspace", ks.Name, "group", uint64(sh.Group), "epoch", uint64(rec.Epoch)),
+		Metrics: n.metrics.group(ks.Name, rec.Mode), MaxValue: n.opt.MaxValue, Based: rec.Based,
+	}
+	switch rec.Mode {
+	case consistency.Raft:
+		return raft.Open(env, raft.Options{})
+	case consistency.Quorum:
+		return quorum.Open(env, quorum.Options{})
+	case consistency.LeaderFollower:
+		group, epoch := sh.Group, rec.Epoch
+		return leaderfollower.Open(env, leaderfollower.Options{
+			Lease:   func() (time.Time, bool) { return n.leaseFor(group, epoch) },
+			LostDir: filepath.Join(n.opt.Dir, "lost"),
+		})
+	}
+	return nil, fmt.Errorf("mode %v is not known to this version", rec.Mode)
+}
+
+// handOverLeftovers gives what only this replica may hold of a closed epoch to the
+// shard as it is now. It returns once that is durable in the queue of late writes.
+func (h *host) handOverLeftovers(ctx context.Context, ref catalog.ShardRef, rec record) error {
+	old := &catalog.Shard{Group: ref.Shard.Group, Epoch: rec.Epoch, Mode: rec.Mode, Replicas: rec.Replicas}
+	group, err := h.open(ref.Keyspace, old, rec)
+	if err != nil {
+		return err
+	}
+	// A group that never ran is run and stopped, so that Leftovers sees it closed.
+	runCtx, stop := context.WithCancel(ctx)
+	stop()
+	_ = group.Run(runCtx)
+	batch := make([]fulcrum.Entry, 0, lateBatch)
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		err := h.n.late.Put(ctx, ref.Shard.Group, batch)
+		batch = batch[:0]
+		return err
+	}
+	if err := group.Leftovers(func(e fulcrum.Entry) error {
+		batch = append(batch, e)
+		if len(batch) < lateBatch {
+			return nil
+		}
+		return flush()
+	}); err != nil {
+		return err
+	}
+	return flush()
+}
+
+func (n *Node) zone(id fulcrum.NodeID) string { return n.machine.State().Nodes[id].Zone }

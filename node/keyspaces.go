@@ -1,0 +1,160 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"fulcrum"
+	"fulcrum/node/catalog"
+	"fulcrum/node/fault"
+	"fulcrum/partition"
+)
+
+// Keyspaces lists all keyspaces by id.
+func (n *Node) Keyspaces() []fulcrum.KeyspaceInfo {
+	st := n.machine.State()
+	out := make([]fulcrum.KeyspaceInfo, 0, len(st.Keyspaces))
+	for _, name := range st.Names() {
+		out = append(out, keyspaceInfo(st.Keyspaces[name]))
+	}
+	return out
+}
+
+// Keyspace describes one keyspace with its shards.
+func (n *Node) Keyspace(name string) (fulcrum.KeyspaceInfo, error) {
+	st := n.machine.State()
+	ks, ok := st.Keyspaces[name]
+	if !ok {
+		return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)
+	}
+	info := keyspaceInfo(ks)
+	info.ShardList = shardInfos(ks, n.everyStatus(context.Background()))
+	if sw := info.Switch; sw != nil && (sw.State == "running" || sw.State == "aborting") {
+		c := *sw
+		for _, sh := range ks.Shards {
+			if sh.Phase != catalog.Active {
+				c.Message = "shard " + partition.FormatToken(sh.Start) + " is " + string(sh.Phase)
+			}
+		}
+		info.Switch = &c
+	}
+	return info, nil
+}
+
+// KeyspaceByID finds a keyspace by its Redis database number.
+func (n *Node) KeyspaceByID(id uint32) (fulcrum.KeyspaceInfo, error) {
+	ks, ok := n.machine.State().ByID(id)
+	if !ok {
+		return fulcrum.KeyspaceInfo{}, fulcrum.Errorf(fulcrum.CodeNotFound, "no keyspace has the number %d", id).WithHint("see fulcrum keyspace list")
+	}
+	return keyspaceInfo(ks), nil
+}
+
+// CreateKeyspace makes a keyspace and returns once this node knows it.
+func (n *Node) CreateKeyspace(ctx context.Context, spec fulcrum.KeyspaceSpec) (fulcrum.KeyspaceInfo, error) {
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	st := n.machine.State()
+	candidates := st.Candidates("")
+	var zones []string
+	seen := map[string]bool{}
+	for _, c := range candidates {
+		if c.Zone != "" && !seen[c.Zone] {
+			seen[c.Zone] = true
+			zones = append(zones, c.Zone)
+		}
+	}
+	settings, err := catalog.Check(spec, len(candidates), zones)
+	if err != nil {
+		return fulcrum.KeyspaceInfo{}, err
+	}
+	if _, err := n.propose(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}}); err != nil {
+		return fulcrum.KeyspaceInfo{}, err
+	}
+	return n.await(ctx, spec.Name, func(*catalog.Keyspace) bool { return true })
+}
+
+// AlterKeyspace changes settings, begins a switch, or aborts one.
+func (n *Node) AlterKeyspace(ctx context.Context, name string, patch fulcrum.KeyspacePatch) (fulcrum.KeyspaceInfo, error) {
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	st := n.machine.State()
+	ks, ok := st.Keyspaces[name]
+	if !ok {
+		return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)
+	}
+	alter, err := catalog.CheckPatch(ks, patch)
+	if err != nil {
+		return fulcrum.KeyspaceInfo{}, err
+	}
+	index := st.Index
+	if _, err := n.propose(ctx, catalog.Command{AlterKeyspace: &alter}); err != nil {
+		return fulcrum.KeyspaceInfo{}, err
+	}
+	return n.await(ctx, name, func(*catalog.Keyspace) bool { return n.machine.State().Index > index })
+}
+
+// DropKeyspace removes a keyspace and its data.
+func (n *Node) DropKeyspace(ctx context.Context, name string) error {
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	_, err := n.propose(ctx, catalog.Command{DropKeyspace: &name})
+	return err
+}
+
+// await returns once this node's copy of the catalog shows a keyspace as wanted, so
+// that who asked this node finds what was made here.
+func (n *Node) await(ctx context.Context, name string, ok func(*catalog.Keyspace) bool) (fulcrum.KeyspaceInfo, error) {
+	for {
+		changed := n.machine.Changed()
+		if ks, found := n.machine.State().Keyspaces[name]; found && ok(ks) {
+			return keyspaceInfo(ks), nil
+		}
+		select {
+		case <-ctx.Done():
+			return fulcrum.KeyspaceInfo{}, fulcrum.Errorf(fulcrum.CodeUnknown, "the change of keyspace %q is made, but this node has not heard of it yet", name)
+		case <-changed:
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// RemoveNode moves a node's replicas away and forgets it. It returns once the node
+// is marked; the controller does the rest, which status shows.
+func (n *Node) RemoveNode(ctx context.Context, name fulcrum.NodeID) error {
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	_, err := n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: name}})
+	return err
+}
+
+// Faults lists what is broken, as this node sees it.
+func (n *Node) Faults() []fulcrum.Fault { return n.faults.List() }
+
+// AddFault breaks something, on this node.
+func (n *Node) AddFault(f fulcrum.Fault) error {
+	if !n.opt.AllowFaults {
+		return fulcrum.Errorf(fulcrum.CodeFaults, "node %s takes no injected faults", n.opt.Name).WithHint("start it with --allow-faults, as fulcrum up does")
+	}
+	if err := n.checkFault(f); err != nil {
+		return err
+	}
+	if err := n.faults.Add(f, n.opt.Now()); err != nil {
+		return err
+	}
+	n.log.Warn("fault injected", "id", f.ID, "kind", f.Kind, "sides", f.Sides, "on", f.Node, "from", f.From, "to", f.To)
+	return nil
+}
+
+// HealFaults mends what was broken: all if ids is nil.
+func (n *Node) HealFaults(ids []string) error {
+	for _, f := range n.faults.Heal(ids) {
+		n.log.Warn("fault healed", "id", f.ID, "kind", f.Kind)
+	}
+	return nil
+}
+
+// checkFault refuses a fault that names nodes that are not in the cluster.
+func (n *Node) checkFault(f fulcrum.Fault) error {
+	return fault.Validate(f, n.machine.State().NodeNames())
+}

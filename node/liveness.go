@@ -1,0 +1,260 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"fulcrum"
+	"fulcrum/node/catalog"
+)
+
+// Liveness after CockroachDB's scheme: a leader of a leader-follower shard is a
+// (node, liveness epoch), and leads only while the node's lease holds.
+//
+// Invariant: when the catalog raises a node's liveness epoch, no lease of the old
+// epoch holds any more.
+//
+// Proof sketch. A node's lease lasts leaseTime from the moment s at which it sent
+// the renewal, on its own monotonic clock. The catalog's leader L grants it only
+// after a confirmation round begun after the renewal arrived, so at some moment
+// c > s a majority of the voters were still in L's term. A raise is proposed by
+// whoever leads the catalog: (1) L itself waits until takeoverTime after it got
+// the last renewal, which is after s; (2) a later leader L' was elected by a
+// majority that left L's term after c, hence after s, and waits takeoverTime from
+// its own election. takeoverTime exceeds leaseTime by more than monotonic clocks
+// of two machines drift apart in that time. So s + leaseTime has passed everywhere.
+const (
+	leaseTime    = 3 * time.Second
+	renewEvery   = time.Second
+	takeoverTime = leaseTime + 500*time.Millisecond
+)
+
+// lease is this node's own.
+type lease struct {
+	mu    sync.Mutex
+	until time.Time        // monotonic
+	epoch uint64           // liveness epoch that it was granted in
+	live  []fulcrum.NodeID // nodes whose leases hold, as the catalog's leader sees it
+	asOf  time.Time
+}
+
+// grant answers a renewal.
+type grant struct {
+	Epoch uint64
+	Live  []fulcrum.NodeID
+}
+
+// runLease renews the lease until ctx ends.
+func (n *Node) runLease(ctx context.Context) error {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		if n.registered() && !n.isDraining() {
+			n.renew(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *Node) renew(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	sent := time.Now()
+	var g grant
+	var err error
+	switch leader, self := n.catalog.Leader(); {
+	case self:
+		g, err = n.grantLease(ctx, n.opt.Name)
+	case leader == "":
+		return
+	default:
+		g, err = ask[grant](ctx, n, leader, adminRequest{Do: "lease"})
+	}
+	if err != nil {
+		n.log.Debug("lease not renewed", "err", err)
+		return
+	}
+	n.lease.mu.Lock()
+	defer n.lease.mu.Unlock()
+	n.lease.until, n.lease.epoch = sent.Add(leaseTime), g.Epoch
+	n.lease.live, n.lease.asOf = g.Live, time.Now()
+}
+
+// leaseFor is the lease of this node as leader of a shard: it holds only in the
+// liveness epoch in which the leadership was given.
+func (n *Node) leaseFor(g fulcrum.GroupID, e fulcrum.Epoch) (time.Time, bool) {
+	ref, ok := n.machine.State().Group(g)
+	if !ok || ref.Shard.Epoch != e || ref.Shard.Leader != n.opt.Name {
+		return time.Time{}, false
+	}
+	n.lease.mu.Lock()
+	defer n.lease.mu.Unlock()
+	return n.lease.until, n.lease.epoch == ref.Shard.LeaderEpoch && time.Now().Before(n.lease.until)
+}
+
+// liveNodes returns who is live as far as this node knows; known is false when the
+// knowledge is older than a lease.
+func (n *Node) liveNodes() (live []fulcrum.NodeID, known bool) {
+	n.lease.mu.Lock()
+	defer n.lease.mu.Unlock()
+	return n.lease.live, !n.lease.asOf.IsZero() && time.Since(n.lease.asOf) < leaseTime
+}
+
+// liveness is what the catalog's leader remembers of the leases that it granted.
+type liveness struct {
+	mu      sync.Mutex
+	term    uint64 // of the catalog leadership that the rest belongs to
+	since   time.Time
+	renewed map[fulcrum.NodeID]time.Time
+}
+
+// lead begins anew for a term: everybody counts as live for takeoverTime.
+func (l *liveness) lead(term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.term != term || l.renewed == nil {
+		l.term, l.since, l.renewed = term, time.Now(), map[fulcrum.NodeID]time.Time{}
+	}
+}
+
+// expired reports whether no lease of node can hold any more.
+func (l *liveness) expired(node fulcrum.NodeID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := l.renewed[node]
+	if last.Before(l.since) {
+		last = l.since
+	}
+	return time.Since(last) > takeoverTime
+}
+
+func (l *liveness) renewal(node fulcrum.NodeID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.renewed != nil {
+		l.renewed[node] = time.Now()
+	}
+}
+
+// resign makes node count as expired at once: it said itself that its lease ended.
+func (l *liveness) resign(node fulcrum.NodeID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.renewed != nil {
+		l.renewed[node] = time.Now().Add(-2 * takeoverTime)
+		l.since = minTime(l.since, l.renewed[node])
+	}
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// grantLease is the catalog leader's side of a renewal.
+func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID) (grant, error) {
+	term := n.catalog.Term()
+	if err := n.catalog.Confirm(ctx); err != nil {
+		return grant{}, err
+	}
+	st := n.machine.State()
+	node, ok := st.Nodes[to]
+	if !ok {
+		return grant{}, fulcrum.Errorf(fulcrum.CodeNotFound, "node %s is not in the cluster", to)
+	}
+	n.lives.lead(term)
+	n.lives.renewal(to)
+	g := grant{Epoch: node.Liveness}
+	for _, id := range st.NodeNames() {
+		if !n.lives.expired(id) {
+			g.Live = append(g.Live, id)
+		}
+	}
+	return g, nil
+}
+
+// resignAll gives up this node's lease and tells the catalog's leader, so that the
+// shards that it leads get another leader at once.
+func (n *Node) resignAll(ctx context.Context) error {
+	n.lease.mu.Lock()
+	n.lease.until = time.Time{}
+	n.lease.mu.Unlock()
+	leader, self := n.catalog.Leader()
+	if self || leader == "" {
+		return nil
+	}
+	_, err := ask[struct{}](ctx, n, leader, adminRequest{Do: "resign"})
+	return err
+}
+
+// registered reports whether the catalog has taken this node in, with the data
+// directory that it has now.
+func (n *Node) registered() bool { return n.actorNow() != 0 }
+
+func (n *Node) actorNow() uint32 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.actor
+}
+
+// runRegister tells the catalog who this node is, until it knows.
+func (n *Node) runRegister(ctx context.Context) error {
+	me := catalog.Node{Name: n.opt.Name, Zone: n.opt.Zone, RedisAddr: n.opt.RedisAddr, HTTPAddr: n.opt.HTTPAddr, PeerAddr: n.opt.PeerAddr,
+		GossipAddr: n.opt.GossipAddr, Incarnation: n.store.Identity().Incarnation, Voter: isInitialVoter(n)}
+	for {
+		if done, err := n.register(ctx, me); done || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func isInitialVoter(n *Node) bool {
+	_, initial := n.opt.Initial[n.opt.Name]
+	return initial && isVoter(n.opt.Name, n.opt.Initial)
+}
+
+func (n *Node) register(ctx context.Context, me catalog.Node) (done bool, err error) {
+	if known, ok := n.machine.State().Nodes[me.Name]; ok && known.Incarnation == me.Incarnation &&
+		known.PeerAddr == me.PeerAddr && known.RedisAddr == me.RedisAddr && known.HTTPAddr == me.HTTPAddr && known.GossipAddr == me.GossipAddr && known.Zone == me.Zone {
+		n.setActor(known.Actor)
+		return true, nil
+	}
+	callCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err = n.toCatalogLeader(callCtx, adminRequest{Do: "register", Register: &me})
+	if errors.Is(err, fulcrum.ErrExists) {
+		return true, err
+	}
+	if err != nil {
+		n.log.Debug("not registered yet", "err", err)
+	}
+	return false, nil
+}
+
+func (n *Node) setActor(actor uint32) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.actor != actor {
+		n.actor = actor
+		n.clock.setActor(actor)
+	}
+}
+
+func (n *Node) isDraining() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.draining
+}

@@ -1,0 +1,206 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/node/catalog"
+	"fulcrum/replication"
+)
+
+// leaderHints remembers which replica last took an ordered request, by group.
+type leaderHints struct {
+	mu      sync.Mutex
+	leaders map[fulcrum.GroupID]fulcrum.NodeID
+}
+
+func (l *leaderHints) set(g fulcrum.GroupID, id fulcrum.NodeID, m consistency.Mode) {
+	if m == consistency.Quorum {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaders[g] = id
+}
+
+func (l *leaderHints) get(g fulcrum.GroupID) fulcrum.NodeID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leaders[g]
+}
+
+// route chooses whom to ask next for one request to one shard.
+type route struct {
+	n     *Node
+	group fulcrum.GroupID
+	epoch fulcrum.Epoch
+	asked map[fulcrum.NodeID]bool // in this turn over the replicas
+}
+
+// next returns the replica to ask, and whether to pause before asking again should
+// it refuse too. last is what the one before answered: a leader's name in it is
+// followed at once. An empty name means that all were asked: pause, then begin anew.
+func (r *route) next(sh *catalog.Shard, a consistency.Access, l consistency.Level, last error) (to fulcrum.NodeID, pause bool) {
+	if r.epoch != sh.Epoch {
+		r.epoch, r.asked = sh.Epoch, nil
+	}
+	if r.asked == nil {
+		r.asked = map[fulcrum.NodeID]bool{}
+	}
+	if e := fulcrum.AsError(last); e != nil {
+		if e.Code == fulcrum.CodeEpoch {
+			r.asked = nil // the table here or there is about to change
+			return "", true
+		}
+		if hint := fulcrum.NodeID(e.Hint); e.Code == fulcrum.CodeNotLeader && sh.Hosts(hint) && !r.asked[hint] {
+			r.asked[hint] = true
+			return hint, false
+		}
+	}
+	for _, id := range r.n.candidates(sh, a, l) {
+		if !r.asked[id] {
+			r.asked[id] = true
+			return id, false
+		}
+	}
+	r.asked = nil
+	return "", true
+}
+
+// candidates orders the replicas of a shard by how likely they are to answer well:
+// the leader for what must be ordered, this node and its zone for what need not;
+// those that are not live last.
+func (n *Node) candidates(sh *catalog.Shard, a consistency.Access, l consistency.Level) []fulcrum.NodeID {
+	local := sh.Mode == consistency.Quorum || a == consistency.Read &&
+		(l.Kind == consistency.One || l.Kind == consistency.LocalOne || l.Kind == consistency.Prefix || l.Kind == consistency.Session || l.Kind == consistency.Bounded)
+	leader := sh.Leader
+	if !local && leader == "" {
+		if h, err := n.host.at(sh.Group, sh.Epoch); err == nil {
+			leader = h.group.Status().Leader
+		}
+		if leader == "" {
+			leader = n.hints.get(sh.Group)
+		}
+	}
+	live, known := n.liveNodes()
+	score := func(id fulcrum.NodeID) int {
+		s := 0
+		if !local && id == leader {
+			s -= 100
+		}
+		if id == n.opt.Name {
+			s -= 10
+		}
+		if z := n.opt.Zone; z != "" && n.zone(id) == z {
+			s--
+		}
+		if known && !slices.Contains(live, id) && id != n.opt.Name {
+			s += 50
+		}
+		return s
+	}
+	out := slices.Clone(sh.Replicas)
+	slices.SortStableFunc(out, func(a, b fulcrum.NodeID) int { return score(a) - score(b) })
+	return out
+}
+
+// perReplica bounds how long one replica may keep a request that can be asked
+// elsewhere: reads may, forwarded writes may not, as they may have been done.
+const perReplica = 1500 * time.Millisecond
+
+func (n *Node) sendWrite(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shard, req replication.WriteRequest) (replication.WriteReply, error) {
+	if to == n.opt.Name {
+		h, err := n.host.at(sh.Group, sh.Epoch)
+		if err != nil {
+			return replication.WriteReply{}, err
+		}
+		return h.group.Write(ctx, req)
+	}
+	if err := n.reach(ctx, to); err != nil {
+		return replication.WriteReply{}, err
+	}
+	msg := replication.AppendWriteRequest(appendShard([]byte{dataWrite}, sh.Group, sh.Epoch), req)
+	answer, err := n.peers.Call(ctx, to, chData, msg)
+	if err != nil {
+		return replication.WriteReply{}, fulcrum.AsError(err)
+	}
+	return readWriteAnswer(answer)
+}
+
+func (n *Node) sendRead(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shard, req replication.ReadRequest) (replication.ReadReply, error) {
+	if to == n.opt.Name {
+		h, err := n.host.at(sh.Group, sh.Epoch)
+		if err != nil {
+			return replication.ReadReply{}, err
+		}
+		return h.group.Read(ctx, req)
+	}
+	answer, err := n.callRead(ctx, to, replication.AppendReadRequest(appendShard([]byte{dataRead}, sh.Group, sh.Epoch), req))
+	if err != nil {
+		return replication.ReadReply{}, err
+	}
+	rep, err := replication.ReadReadReply(fulcrum.NewReader(answer))
+	return rep, unreadable(to, err)
+}
+
+func (n *Node) sendScan(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shard, req replication.ScanRequest) (replication.ScanReply, error) {
+	if to == n.opt.Name {
+		h, err := n.host.at(sh.Group, sh.Epoch)
+		if err != nil {
+			return replication.ScanReply{}, err
+		}
+		return h.group.Scan(ctx, req)
+	}
+	answer, err := n.callRead(ctx, to, replication.AppendScanRequest(appendShard([]byte{dataScan}, sh.Group, sh.Epoch), req))
+	if err != nil {
+		return replication.ScanReply{}, err
+	}
+	rep, err := replication.ReadScanReply(fulcrum.NewReader(answer))
+	return rep, unreadable(to, err)
+}
+
+func unreadable(from fulcrum.NodeID, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fulcrum.Errorf(fulcrum.CodeInternal, "answer of %s: %w", from, err)
+}
+
+// callRead forwards a read. A read that got no answer is definitely not done, so
+// another replica may be asked.
+func (n *Node) callRead(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	callCtx, cancel := context.WithTimeout(ctx, perReplica)
+	defer cancel()
+	answer, err := n.peers.Call(callCtx, to, chData, msg)
+	if e := fulcrum.AsError(err); e != nil && e.Maybe {
+		return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s did not answer in time", to)
+	}
+	return answer, err
+}
+
+// A forwarded write that gets no answer has an unknown outcome, while a node that
+// is known to be out of reach makes it a definite refusal, or lets another replica
+// be asked. So a node not heard from just now is pinged before a write goes to it.
+const (
+	heardRecently = 25 * time.Millisecond
+	pingTimeout   = 400 * time.Millisecond
+)
+
+// reach returns CodeUnavailable if a node does not answer.
+func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
+	for _, p := range n.peers.Peers() {
+		if p.Node == to && time.Since(p.LastHeard) < heardRecently {
+			return nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if _, err := n.peers.Call(ctx, to, chPing, nil); err != nil {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "%s cannot be reached from %s", to, n.opt.Name)
+	}
+	return nil
+}

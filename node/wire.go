@@ -1,0 +1,153 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+
+	"fulcrum"
+	"fulcrum/node/transport"
+	"fulcrum/replication"
+)
+
+// The channels of the peer port.
+const (
+	chCatalog transport.Channel = 1 // messages of the catalog's Raft group
+	chGroup   transport.Channel = 2 // messages between replicas of a shard
+	chData    transport.Channel = 3 // requests that a coordinator forwards to a replica
+	chAdmin   transport.Channel = 4 // leases, proposals, steps of a switch, status
+	chPing    transport.Channel = 5 // are you there?
+)
+
+// catalogPeers carries messages of the catalog's group.
+type catalogPeers struct{ n *Node }
+
+func (p catalogPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	return p.n.peers.Call(ctx, to, chCatalog, msg)
+}
+
+func (n *Node) handleCatalog(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	return n.catalog.Handle(ctx, from, msg)
+}
+
+// groupPeers carries messages of one group in one epoch. They begin with both, and
+// only a replica of the same epoch takes them: one writer protocol per shard and
+// epoch.
+type groupPeers struct {
+	n     *Node
+	group fulcrum.GroupID
+	epoch fulcrum.Epoch
+}
+
+func (p groupPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	return p.n.peers.Call(ctx, to, chGroup, append(appendShard(make([]byte, 0, len(msg)+12), p.group, p.epoch), msg...))
+}
+
+func appendShard(b []byte, g fulcrum.GroupID, e fulcrum.Epoch) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(g)), uint64(e))
+}
+
+func readShard(r *fulcrum.Reader) (fulcrum.GroupID, fulcrum.Epoch) {
+	return fulcrum.GroupID(r.Uvarint()), fulcrum.Epoch(r.Uvarint())
+}
+
+func (n *Node) handleGroup(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	r := fulcrum.NewReader(msg)
+	g, e := readShard(r)
+	h, err := n.host.at(g, e)
+	if err != nil {
+		return nil, err
+	}
+	return h.group.Handle(ctx, from, r.Rest())
+}
+
+// The kinds of forwarded requests.
+const (
+	dataWrite byte = iota + 1
+	dataRead
+	dataScan
+)
+
+// handleData answers a request that another node's coordinator brings here.
+func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]byte, error) {
+	r := fulcrum.NewReader(msg)
+	kind := r.Byte()
+	g, e := readShard(r)
+	if r.Err() != nil {
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded request: %w", r.Err())
+	}
+	h, err := n.host.at(g, e)
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case dataWrite:
+		req, err := replication.ReadWriteRequest(r)
+		if err != nil {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded write: %w", err)
+		}
+		rep, err := h.group.Write(ctx, req)
+		return writeAnswer(rep, err), nil
+	case dataRead:
+		req, err := replication.ReadReadRequest(r)
+		if err != nil {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded read: %w", err)
+		}
+		rep, err := h.group.Read(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return replication.AppendReadReply(nil, rep), nil
+	case dataScan:
+		req, err := replication.ReadScanRequest(r)
+		if err != nil {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded scan: %w", err)
+		}
+		rep, err := h.group.Scan(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return replication.AppendScanReply(nil, rep), nil
+	}
+	return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded request of unknown kind %d", kind)
+}
+
+// writeAnswer carries a reply together with its error: a write that a fence cut
+// off says which versions it had stamped, so that it can be retried as a merge.
+func writeAnswer(rep replication.WriteReply, err error) []byte {
+	var e []byte
+	if err != nil {
+		e = fulcrum.AppendError(nil, err)
+	}
+	return replication.AppendWriteReply(fulcrum.AppendBytes(nil, e), rep)
+}
+
+func readWriteAnswer(b []byte) (replication.WriteReply, error) {
+	r := fulcrum.NewReader(b)
+	e := r.Bytes()
+	rep, err := replication.ReadWriteReply(r)
+	switch {
+	case err != nil:
+		return rep, fulcrum.Errorf(fulcrum.CodeUnknown, "answer to a forwarded write: %w", err)
+	case e != nil:
+		return rep, fulcrum.DecodeError(e)
+	}
+	return rep, nil
+}
+
+// ask sends one admin request and reads its JSON answer.
+func ask[T any](ctx context.Context, n *Node, to fulcrum.NodeID, req adminRequest) (T, error) {
+	var out T
+	body, err := json.Marshal(req)
+	if err != nil {
+		return out, err
+	}
+	answer, err := n.peers.Call(ctx, to, chAdmin, body)
+	if err != nil {
+		return out, err
+	}
+	if err := json.Unmarshal(answer, &out); err != nil {
+		return out, fulcrum.Errorf(fulcrum.CodeInternal, "answer of %s to %q: %w", to, req.Do, err)
+	}
+	return out, nil
+}
