@@ -1,0 +1,238 @@
+package raft
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	hraft "github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+
+	"fulcrum"
+	"fulcrum/replication"
+	"fulcrum/replication/replicationtest"
+)
+
+func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper {
+	env := replication.Env{Node: "n", Epoch: 3, State: st, MaxValue: 100, Log: replicationtest.NewLog()}
+	c, err := openCore(env, Tuning{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := openKeeper(c, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.machine = k
+	return k
+}
+
+func draws[T any](t *rapid.T, label string, of ...T) T { return rapid.SampledFrom(of).Draw(t, label) }
+
+func anyEntry(t *rapid.T, index uint64) *hraft.Log {
+	e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
+	for range rapid.IntRange(1, 4).Draw(t, "requests") {
+		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
+		for range rapid.IntRange(1, 3).Draw(t, "writes") {
+			w := fulcrum.Write{Op: draws(t, "op", fulcrum.OpPut, fulcrum.OpDelete, fulcrum.OpAdd, fulcrum.OpAppend, fulcrum.OpMerge),
+				If: draws(t, "if", fulcrum.IfAlways, fulcrum.IfAbsent, fulcrum.IfPresent), Key: []byte(draws(t, "key", "a", "b", "c")), Value: []byte(draws(t, "value", "1", "22"))}
+			if w.Op == fulcrum.OpMerge {
+				w.If, w.At = fulcrum.IfAlways, fulcrum.Version{Time: uint64(rapid.IntRange(1, 99).Draw(t, "at")), Actor: 9}
+			}
+			req.Writes = append(req.Writes, w)
+		}
+		e.items = append(e.items, encodeRequest(req))
+	}
+	return &hraft.Log{Index: index, Term: 2, Data: e.encode()}
+}
+
+// However entries are cut into batches, replayed after a crash or moved by a
+// snapshot, replicas end equal, and a shard's versions rise.
+func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		one, other := replicationtest.NewState(), replicationtest.NewState()
+		a, b := newKeeper(t, one), newKeeper(t, other)
+		var logs []*hraft.Log
+		for i := range rapid.IntRange(1, 30).Draw(t, "entries") {
+			logs = append(logs, anyEntry(t, uint64(i+2)))
+		}
+		var newest fulcrum.Version
+		for _, l := range logs {
+			res := a.apply([]*hraft.Log{l})[0].(*entryResult)
+			for _, item := range res.items {
+				for _, r := range item.([]fulcrum.Result) {
+					if r.Applied && r.Entry.Version.Actor != 9 {
+						if !newest.Less(r.Entry.Version) {
+							t.Fatalf("version %v after %v", r.Entry.Version, newest)
+						}
+						newest = r.Entry.Version
+					}
+				}
+			}
+		}
+		for at := 0; at < len(logs); {
+			switch rapid.IntRange(0, 4).Draw(t, "how") {
+			case 0: // a crash: the state falls back, entries come again
+				other = other.Crash()
+				b = newKeeper(t, other)
+				at = max(0, int(other.Applied())-1)
+			case 1: // a snapshot to an empty replica
+				if b.applied() < 2 {
+					continue
+				}
+				m := snapshotMeta{Index: b.applied(), Term: 2}
+				_, stream, err := b.open(m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				other = replicationtest.NewState()
+				b = newKeeper(t, other)
+				if err := b.install(m, stream); err != nil {
+					t.Fatal(err)
+				}
+			default:
+				n := rapid.IntRange(1, len(logs)-at).Draw(t, "batch")
+				b.apply(logs[at : at+n])
+				at += n
+			}
+		}
+		if !reflect.DeepEqual(one.Dump(), other.Dump()) || a.get() != b.get() {
+			t.Fatalf("one %v %v\nother %v %v", one.Dump(), a.get(), other.Dump(), b.get())
+		}
+	})
+}
+
+func TestSnapshotThatEndsEarlyChangesNothing(t *testing.T) {
+	st := replicationtest.NewState()
+	from := newKeeper(t, st)
+	w := replication.WriteRequest{Writes: []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: []byte("v")}}}
+	from.apply([]*hraft.Log{{Index: 2, Term: 2, Data: entry{kind: entryBatch, items: [][]byte{encodeRequest(w)}}.encode()}})
+	_, stream, err := from.open(snapshotMeta{Index: 2, Term: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole bytes.Buffer
+	if _, err := whole.ReadFrom(stream); err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole.Len() {
+		target := replicationtest.NewState()
+		to := newKeeper(t, target)
+		if err := to.install(snapshotMeta{Index: 2, Term: 2}, bytes.NewReader(whole.Bytes()[:n])); err == nil {
+			t.Errorf("a snapshot of %d of %d bytes was installed", n, whole.Len())
+		}
+		if target.Applied() != 0 || target.Keys() != 0 {
+			t.Errorf("a snapshot of %d bytes left %d keys at %d", n, target.Keys(), target.Applied())
+		}
+	}
+}
+
+func TestFloorTravelsWithASnapshot(t *testing.T) {
+	st := replicationtest.NewState()
+	floor := fulcrum.Version{Time: 1 << 40, Actor: 3}
+	if err := st.Rebase(1, map[string][]byte{replication.FloorKey: []byte(floor.String())}); err != nil {
+		t.Fatal(err)
+	}
+	from := newKeeper(t, st)
+	_, stream, err := from.open(snapshotMeta{Index: 1, Term: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := newKeeper(t, replicationtest.NewState())
+	if err := to.install(snapshotMeta{Index: 1, Term: 1}, stream); err != nil {
+		t.Fatal(err)
+	}
+	if from.floor() != floor || to.floor() != floor {
+		t.Errorf("floors %v and %v, want %v", from.floor(), to.floor(), floor)
+	}
+	if got := above(fulcrum.Version{Time: 5, Actor: 7}, floor); !floor.Less(got) || got.Actor != 7 {
+		t.Errorf("a stamp above the floor: %v", got)
+	}
+}
+
+func TestProgressOfAnotherEpochIsIgnored(t *testing.T) {
+	p := progress{last: fulcrum.Version{Time: 9, Actor: 1}, fence: replication.Position{Term: 2, Index: 8}}
+	if got, err := decodeProgress(p.encode(4), 4); err != nil || got != p {
+		t.Errorf("%+v, %v, want %+v", got, err, p)
+	}
+	if got, err := decodeProgress(p.encode(4), 5); err != nil || got != (progress{}) {
+		t.Errorf("of another epoch: %+v, %v", got, err)
+	}
+}
+
+func TestTransferThatDoesNotEndIsNoticed(t *testing.T) {
+	var s stuckTransfer
+	tuning := Tuning{}.withDefaults()
+	busy := hraft.ErrLeadershipTransferInProgress
+	if why := s.after(busy, tuning); why != "" {
+		t.Error("noticed at once")
+	}
+	s.since = s.since.Add(-6 * time.Second)
+	if why := s.after(nil, tuning); why != "" || !s.since.IsZero() {
+		t.Error("a success must end the suspicion")
+	}
+	_ = s.after(busy, tuning)
+	s.since = s.since.Add(-6 * time.Second)
+	if why := s.after(busy, tuning); why == "" {
+		t.Error("not noticed after 6s")
+	}
+}
+
+func TestErrorsAreClassified(t *testing.T) {
+	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		from error
+		want fulcrum.Code
+	}{
+		{hraft.ErrNotLeader, fulcrum.CodeNotLeader},
+		{hraft.ErrLeadershipTransferInProgress, fulcrum.CodeNotLeader},
+		{hraft.ErrEnqueueTimeout, fulcrum.CodeUnavailable},
+		{hraft.ErrLeadershipLost, fulcrum.CodeUnknown},
+		{hraft.ErrRaftShutdown, fulcrum.CodeUnknown},
+		{errors.New("input/output error"), fulcrum.CodeUnknown},
+	} {
+		got := fulcrum.AsError(c.classify(tc.from))
+		if got.Code != tc.want || got.Maybe != (tc.want == fulcrum.CodeUnknown) {
+			t.Errorf("%v is %s (maybe %v), want %s", tc.from, got.Code, got.Maybe, tc.want)
+		}
+	}
+}
+
+func TestTuningIsChecked(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		t    Tuning
+		ok   bool
+	}{
+		{"defaults", Tuning{}, true},
+		{"a lease longer than the heartbeat", Tuning{Heartbeat: time.Second, LeaderLease: 2 * time.Second}, false},
+		{"elections shorter than heartbeats", Tuning{Heartbeat: time.Second, Election: time.Millisecond}, false},
+		{"a negative queue", Tuning{Queue: -1}, false},
+	} {
+		if err := tc.t.Validate(); (err == nil) != tc.ok {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
+func TestLibraryMessagesBecomeDebugMessages(t *testing.T) {
+	var b bytes.Buffer
+	l := newLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug}))).With("group", 7)
+	l.Error("no word", "peer", hraft.Server{ID: "a"}, "servers", hclog.Fmt("%d of %d", 1, 3))
+	l.Debug("dropped")
+	var m map[string]any
+	if err := json.Unmarshal(b.Bytes(), &m); err != nil {
+		t.Fatalf("%v: %s", err, b.String())
+	}
+	if m["level"] != "DEBUG" || m["servers"] != "1 of 3" || m["group"] != 7.0 {
+		t.Errorf("logged %v", m)
+	}
+}
