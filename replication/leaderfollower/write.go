@@ -149,12 +149,12 @@ func (g *Group) admitWrite(p *pending) error {
 		return err
 	case g.leading == 0:
 		return g.notLeader()
+	case !g.leaseHolds():
+		return g.noLease()
 	case p.fence:
 		return nil
 	case g.fenceAt != 0:
-		return g.refuse(fulcrum.CodeEpoch, "epoch %d of group %d is closed", g.env.Epoch, g.env.Group)
-	case !g.leaseHolds():
-		return g.noLease()
+		return g.closed()
 	case g.isDraining():
 		return g.refuse(fulcrum.CodeNotLeader, "the leadership is being handed over")
 	case len(g.queue) >= g.opt.MaxWaiting || g.queued+g.unapplied+p.size > g.opt.MaxUncommitted:
@@ -211,12 +211,12 @@ func (g *Group) takeBatch() (batch []*pending, term uint64) {
 		case p.finished:
 		case g.leading == 0:
 			p.finish(g.notLeader())
+		case !lease:
+			p.finish(g.noLease())
 		case p.fence:
 			batch = append(batch, p)
 		case g.fenceAt != 0:
-			p.finish(g.refuse(fulcrum.CodeEpoch, "epoch %d of group %d is closed", g.env.Epoch, g.env.Group))
-		case !lease:
-			p.finish(g.noLease())
+			p.finish(g.closed())
 		default:
 			size += p.size
 			batch = append(batch, p)
@@ -307,7 +307,7 @@ func (ev *evaluation) order(p *pending, term uint64) (rec record, ok bool) {
 	}
 	if ev.fenced {
 		g.mu.Lock()
-		p.finish(g.refuse(fulcrum.CodeEpoch, "epoch %d of group %d is closed", g.env.Epoch, g.env.Group))
+		p.finish(g.closed())
 		g.mu.Unlock()
 		return record{}, false
 	}

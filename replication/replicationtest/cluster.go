@@ -211,3 +211,14 @@ func (c *Cluster) Close() {
 		}
 	}
 }
+
+// cancelRun ends Run of id in good order, and keeps its disk: what a node does
+// before it asks for Leftovers.
+func (c *Cluster) cancelRun(id fulcrum.NodeID) {
+	c.mu.Lock()
+	r := c.nodes[id]
+	r.cancel()
+	done := r.done
+	c.mu.Unlock()
+	<-done
+}
