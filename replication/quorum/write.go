@@ -47,15 +47,12 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	}
 	reply := replication.WriteReply{Results: results, Outcome: replication.Outcome{
 		Given: given(req.Level), Needed: n.total(), Staleness: -1, Position: newestOf(entries)}}
-	if len(entries) == 0 {
-		return reply, nil
-	}
 	acks, hinted, err := g.replicate(ctx, n, flags, entries)
 	reply.Outcome.Acks, reply.Outcome.Hinted = acks.len(), hinted
 	if err != nil {
 		if errors.Is(err, fulcrum.ErrEpoch) {
 			for i, w := range req.Writes {
-				if w.Op == fulcrum.OpMerge && results[i].Err == nil {
+				if w.Op == fulcrum.OpMerge {
 					results[i].Entry = mergeEntry(w)
 				}
 			}
@@ -78,7 +75,15 @@ func (g *Group) admit(ctx context.Context, req replication.WriteRequest) (need, 
 	if req.Atomic && len(req.Writes) > 1 {
 		return need{}, g.errorf(fulcrum.CodeMode, "quorum mode cannot apply %d writes as one", len(req.Writes)).WithHint(other)
 	}
+	if len(req.Writes) == 0 {
+		return need{}, g.errorf(fulcrum.CodeInvalid, "no writes")
+	}
 	for _, w := range req.Writes {
+		if err := w.Check(g.env.MaxValue); err != nil {
+			e := *fulcrum.AsError(err)
+			e.Node = g.env.Node
+			return need{}, &e
+		}
 		if !w.Blind() {
 			return need{}, g.errorf(fulcrum.CodeMode, "quorum mode cannot read and write a key in one step").WithHint(other)
 		}
@@ -99,10 +104,6 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries
 	entries = make([]fulcrum.Entry, 0, len(writes))
 	last := make(map[string]fulcrum.Entry)
 	for i, w := range writes {
-		if err := w.Check(g.env.MaxValue); err != nil {
-			results[i].Err = err
-			continue
-		}
 		old, ok := last[string(w.Key)]
 		if !ok {
 			var err error
@@ -122,16 +123,16 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries
 			flags = flagRelay
 		}
 		res, err := fulcrum.Evaluate(w, old, stamp, g.env.MaxValue)
-		if res.Err = err; err == nil && (res.Applied || w.Op == fulcrum.OpMerge) {
-			e := res.Entry
-			if !res.Applied { // merged: older than what stands here, perhaps not elsewhere
-				e = mergeEntry(w)
-			} else if len(writes) > 1 {
-				last[string(w.Key)] = e
-			}
-			entries = append(entries, e)
+		if err != nil { // admit has checked it: a blind write cannot fail
+			return nil, nil, 0, g.errorf(fulcrum.CodeInternal, "evaluate: %w", err)
 		}
-		results[i] = res
+		e := res.Entry
+		if !res.Applied { // a merge older than what stands here, perhaps not elsewhere
+			e = mergeEntry(w)
+		} else if len(writes) > 1 {
+			last[string(w.Key)] = e
+		}
+		entries, results[i] = append(entries, e), res
 	}
 	return entries, results, flags, nil
 }
