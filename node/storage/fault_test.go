@@ -208,13 +208,14 @@ func TestFailedSyncEndsTheStore(t *testing.T) {
 	}{
 		{"syncs fail", []errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}},
 		{"writes fail", []errorfs.OpKind{errorfs.OpFileWrite, errorfs.OpFileWriteAt}},
+		{"new files fail", []errorfs.OpKind{errorfs.OpCreate, errorfs.OpReuseForWrite}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var bad atomic.Bool
 			mem := vfs.NewCrashableMem()
 			fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 				for _, k := range tt.kind {
-					if bad.Load() && op.Kind == k && strings.HasSuffix(op.Path, ".log") {
+					if bad.Load() && op.Kind == k && !strings.HasSuffix(op.Path, ".sst") {
 						return errors.New("input/output error")
 					}
 				}
@@ -263,7 +264,7 @@ func appendAllUntilError(t *testing.T, s *Store, after func(total int64)) []uint
 	var wg sync.WaitGroup
 	for g, l := range logs {
 		wg.Go(func() {
-			for i := uint64(1); ; i++ {
+			for i := uint64(1); i < 200_000; i++ { // a log rotates long before
 				err := l.Append(i, [][]byte{[]byte("record")})
 				if err != nil {
 					if !errors.Is(err, fulcrum.ErrDisk) {
@@ -276,6 +277,7 @@ func appendAllUntilError(t *testing.T, s *Store, after func(total int64)) []uint
 				}
 				after(total.Add(1))
 			}
+			t.Error("no append met the fault")
 		})
 	}
 	wg.Wait()

@@ -301,11 +301,8 @@ func (l *groupLog) TruncateAfter(index uint64) error {
 		if err := b.DeleteRange(l.key.record(index+1), l.key.record(last+1), nil); err != nil {
 			return err
 		}
-		if index < first { // nothing is left to tell where the log stands
-			if err := setSealed(b, l.key.prefix(kindBase), binary.BigEndian.AppendUint64(nil, index)); err != nil {
-				return err
-			}
-		}
+		// An empty log needs no new base: either the one on disk is index already, or
+		// records up to index are still to be cut.
 		// Readers must not see records that are going: the bound moves first.
 		l.set(func() { l.last = index })
 		if err := l.s.commit(b, true); err != nil {

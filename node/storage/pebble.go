@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -39,9 +40,8 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 }
 
 // pebbleLogger sends pebble's talk to slog at debug. Fatalf must not end the
-// process unseen: it fails the store, so that Run ends and says why. Pebble
-// returns an error after its Fatalf about the manifest or a commit, and does
-// nothing more that could lose data.
+// process unseen: it fails the store, so that Run ends and says why, and freezeFS
+// lets nothing more reach the disk.
 type pebbleLogger struct{ s *Store }
 
 func (l pebbleLogger) Infof(format string, args ...any) {
@@ -76,7 +76,7 @@ func (s *Store) commit(b *pebble.Batch, sync bool) error {
 	if err := s.write(b, pebble.Sync); err != nil {
 		return err
 	}
-	if err := b.SyncWait(); err != nil {
+	if err := errors.Join(b.SyncWait(), s.disk.failure()); err != nil {
 		return s.lost(err)
 	}
 	s.metrics.logSynced(time.Since(start))

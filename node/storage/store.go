@@ -282,10 +282,12 @@ func (s *Store) openLog() error {
 	if err := makeDir(fs, dir); err != nil {
 		return diskError(err, "make %s", dir)
 	}
+	frozen := &freezeFS{FS: fs, disk: s.disk}
 	err := guard(func() (err error) {
-		s.db, err = pebble.Open(dir, pebbleOptions(fs, s))
+		s.db, err = pebble.Open(dir, pebbleOptions(frozen, s))
 		return err
 	})
+	frozen.armed.Store(true)
 	if err != nil {
 		return diskError(err, "open the log in %s", dir).
 			WithHint("restore the directory, or wipe it: the node then comes back as a new one and rebuilds from its peers")
