@@ -27,8 +27,7 @@ func (st *state) Install(index uint64, extra map[string][]byte, fill func(put fu
 	st.s.gen++
 	gen := st.s.gen
 	st.s.mu.Unlock()
-	in := &installer{st: st, name: st.key.bucket(gen), m: standing{gen: gen, applied: index, extra: with(nil, extra)}}
-	in.seed = sum(0, in.name, nil)
+	in := &installer{st: st, home: st.key.home(gen), m: standing{gen: gen, applied: index, extra: with(nil, extra)}}
 	err := fill(in.put)
 	if err == nil {
 		err = in.finish()
@@ -40,9 +39,8 @@ func (st *state) Install(index uint64, extra map[string][]byte, fill func(put fu
 }
 
 type installer struct {
+	home
 	st    *state
-	name  []byte
-	seed  uint32
 	m     standing
 	batch []fulcrum.Entry
 	size  int
@@ -104,7 +102,7 @@ func (in *installer) finish() error {
 	if err != nil {
 		return err
 	}
-	old := st.key.bucket(st.replace(in.m))
+	old := st.replace(in.m)
 	if err := st.s.update(func(tx *bbolt.Tx) error { return deleteBuckets(tx, old) }); err != nil {
 		// The install is done; what is left of the old one goes at the next Open.
 		st.s.logger.Warn("could not remove the replaced state", "group", st.key.group, "err", err)
@@ -112,17 +110,17 @@ func (in *installer) finish() error {
 	return nil
 }
 
-// replace puts everything in memory where m stands and returns the generation
-// that counted before.
-func (st *state) replace(m standing) (oldGen uint64) {
+// replace puts everything in memory where m stands and returns the bucket that
+// counted before.
+func (st *state) replace(m standing) (old []byte) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	oldGen = st.base.gen
+	old, st.home = st.home.name, st.key.home(m.gen)
 	st.s.overlayBytes.Add(-st.live.bytes)
 	st.live, st.fresh = newOverlay(), 0
 	st.applied, st.extra, st.base, st.dirty = m.applied, m.extra, m, false
 	st.turns++
-	return oldGen
+	return old
 }
 
 func (st *state) isDropped() bool {
@@ -172,7 +170,7 @@ func (s *Store) DropState(g fulcrum.GroupID) error {
 	err := s.update(func(tx *bbolt.Tx) error {
 		for k, st := range states {
 			st.mu.RLock()
-			name := k.bucket(st.base.gen)
+			name := st.home.name
 			st.mu.RUnlock()
 			if err := errors.Join(deleteBuckets(tx, name), tx.Bucket(statesBucket).Delete(k.bytes())); err != nil {
 				return err

@@ -28,6 +28,7 @@ type state struct {
 	extra   map[string][]byte // replaced, never modified
 	dirty   bool              // applied or extra moved since the last freeze
 	base    standing          // in the file; its extra is not used
+	home    home              // the bucket of base.gen
 	target  standing          // what the commit under way will leave
 	fresh   int               // keys put since the last freeze, some perhaps not new
 	turns   uint64            // how often frozen, gen or everything was replaced
@@ -37,7 +38,19 @@ type state struct {
 var _ replication.State = (*state)(nil)
 
 func newState(s *Store, key stateKey, m standing) *state {
-	return &state{s: s, key: key, live: newOverlay(), applied: m.applied, extra: m.extra, base: m}
+	return &state{s: s, key: key, live: newOverlay(), applied: m.applied, extra: m.extra, base: m, home: key.home(m.gen)}
+}
+
+// home is the bucket of one generation: its name, and the sum of that, with which
+// the sums of its entries begin.
+type home struct {
+	name []byte
+	seed uint32
+}
+
+func (k stateKey) home(gen uint64) home {
+	name := k.bucket(gen)
+	return home{name, sum(0, name, nil)}
 }
 
 // State returns a part of a group's state: "" is its data, "hints" what it owes
@@ -71,7 +84,7 @@ func (st *state) Get(key []byte) (fulcrum.Entry, error) {
 		if !ok {
 			e, ok = st.frozen.get(key)
 		}
-		gen, turns, dropped := st.base.gen, st.turns, st.dropped
+		at, turns, dropped := st.home, st.turns, st.dropped
 		st.mu.RUnlock()
 		switch {
 		case dropped:
@@ -81,7 +94,7 @@ func (st *state) Get(key []byte) (fulcrum.Entry, error) {
 		case ok:
 			return e, nil
 		}
-		e, found, err := st.load(gen, key)
+		e, found, err := st.load(at, key)
 		if err != nil || found {
 			return e, err
 		}
@@ -96,34 +109,42 @@ func (st *state) Get(key []byte) (fulcrum.Entry, error) {
 }
 
 // load reads a key from the file; found is false when there is no bucket.
-func (st *state) load(gen uint64, key []byte) (e fulcrum.Entry, found bool, err error) {
+func (st *state) load(at home, key []byte) (e fulcrum.Entry, found bool, err error) {
 	if st.s.closed.Load() {
 		return e, false, errClosed
 	}
-	name := st.key.bucket(gen)
 	gerr := guard(func() error {
 		tx, err := st.s.bolt.Begin(false)
 		if err != nil {
 			return err
 		}
 		defer tx.Rollback()
-		b := tx.Bucket(name)
+		b := tx.Bucket(at.name)
 		if b == nil {
 			return nil
 		}
 		found = true
 		if stored := b.Get(key); stored != nil {
-			e, err = decodeEntry(sum(0, name, nil), key, stored)
+			e, err = decodeEntry(at.seed, key, stored)
+			e = copied(e) // the page goes with the transaction
 		}
 		return err
 	})
 	if gerr != nil {
 		return fulcrum.Entry{}, true, st.damaged(key, gerr)
 	}
-	if found && e.Key != nil {
-		e.Key, e.Value = slices.Clone(key), slices.Clone(e.Value)
-	}
 	return e, found, nil
+}
+
+// copied returns e with slices of its own, in one piece.
+func copied(e fulcrum.Entry) fulcrum.Entry {
+	n := len(e.Key)
+	b := append(append(make([]byte, 0, n+len(e.Value)), e.Key...), e.Value...)
+	e.Key = b[:n:n]
+	if e.Value != nil {
+		e.Value = b[n:]
+	}
+	return e
 }
 
 func (st *state) damaged(key []byte, err error) error {
@@ -318,17 +339,15 @@ func (st *state) thaw() {
 // the state then stands.
 func (st *state) write(tx *bbolt.Tx) (standing, error) {
 	st.mu.RLock()
-	frozen, m := st.frozen, st.target
+	frozen, m, at := st.frozen, st.target, st.home
 	st.mu.RUnlock()
-	name := st.key.bucket(m.gen)
-	b, err := tx.CreateBucketIfNotExists(name)
+	b, err := tx.CreateBucketIfNotExists(at.name)
 	if err != nil {
 		return m, err
 	}
-	seed := sum(0, name, nil)
 	it := frozen.tree.Iter()
 	for ok := it.First(); ok; ok = it.Next() {
-		keys, size, err := putEntry(b, seed, it.Item())
+		keys, size, err := putEntry(b, at.seed, it.Item())
 		if err != nil {
 			return m, err
 		}

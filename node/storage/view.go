@@ -14,8 +14,8 @@ import (
 // so that together they hold exactly what was applied up to index. It serves one
 // goroutine at a time, as its transaction does.
 type view struct {
+	home
 	st    *state
-	name  []byte
 	over  []*overlay // newest first
 	index uint64
 	extra map[string][]byte
@@ -74,7 +74,7 @@ func (st *state) cover(tx *bbolt.Tx, turns uint64) (*view, error) {
 	if st.turns != turns {
 		return nil, nil
 	}
-	v := &view{st: st, name: st.key.bucket(st.base.gen), index: st.applied, extra: st.extra, tx: tx}
+	v := &view{st: st, home: st.home, index: st.applied, extra: st.extra, tx: tx}
 	v.over = append(v.over, st.live.copy())
 	if st.frozen != nil {
 		v.over = append(v.over, st.frozen)
@@ -105,7 +105,7 @@ func (v *view) Scan(start, end []byte, f func(fulcrum.Entry) bool) error {
 
 func (v *view) scan(sources []source, start, end []byte, f func(fulcrum.Entry) bool) error {
 	if b := v.tx.Bucket(v.name); b != nil {
-		sources = append(sources, &bucketSource{st: v.st, c: b.Cursor(), seed: sum(0, v.name, nil), start: start, end: end})
+		sources = append(sources, &bucketSource{st: v.st, c: b.Cursor(), seed: v.seed, start: start, end: end})
 	}
 	return merge(sources, f)
 }
