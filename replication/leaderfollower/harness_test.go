@@ -45,10 +45,15 @@ func (c *counter) LostAcknowledged(n int) {
 }
 
 func newWorld(tb testing.TB, n int, opt Options, hands bool) *world {
+	return newWorldWith(tb, n, opt, hands, replicationtest.Options{})
+}
+
+func newWorldWith(tb testing.TB, n int, opt Options, hands bool, copt replicationtest.Options) *world {
 	w := &world{opt: opt, hands: hands, term: 2, leader: "n1", dir: tb.TempDir(),
 		until: map[fulcrum.NodeID]time.Time{}, silent: map[fulcrum.NodeID]bool{},
 		groups: map[fulcrum.NodeID]*Group{}, counts: map[fulcrum.NodeID]*counter{}}
-	w.Cluster = replicationtest.NewCluster(tb, n, w.open, replicationtest.Options{Govern: w.govern})
+	copt.Govern = w.govern
+	w.Cluster = replicationtest.NewCluster(tb, n, w.open, copt)
 	return w
 }
 
@@ -186,6 +191,18 @@ func inWorld(t *testing.T, n int, opt Options, hands bool, f func(t *testing.T, 
 	dirs := t // TempDir must outlive the bubble's cleanup order
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(dirs, n, opt, hands)
+		defer w.Close()
+		time.Sleep(300 * time.Millisecond)
+		f(t, w)
+	})
+}
+
+// inBrokenWorld is inWorld of three replicas whose Run may end with an error.
+func inBrokenWorld(t *testing.T, f func(t *testing.T, w *world)) {
+	t.Helper()
+	outer := t
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorldWith(outer, 3, Options{}, true, replicationtest.Options{RunMayFail: true})
 		defer w.Close()
 		time.Sleep(300 * time.Millisecond)
 		f(t, w)
