@@ -175,7 +175,11 @@ func (c *controller) change(ctx context.Context, ref catalog.ShardRef) error {
 	if err != nil {
 		return fmt.Errorf("reconciling shard %d: %w", sh.Group, err)
 	}
-	if _, err := c.n.propose(ctx, catalog.Command{FinishChange: &catalog.FinishChange{ShardAt: at, Settled: settled}}); err != nil {
+	finish := catalog.FinishChange{ShardAt: at, Settled: settled}
+	if sh.Next.Mode == consistency.LeaderFollower {
+		finish.Leader, finish.LeaderEpoch = c.firstLeader(sh, settled)
+	}
+	if _, err := c.n.propose(ctx, catalog.Command{FinishChange: &finish}); err != nil {
 		return err
 	}
 	c.n.metrics.switched(ref.Keyspace.Name, sh, time.Since(began))
@@ -324,7 +328,7 @@ func (c *controller) promote(ctx context.Context, sh *catalog.Shard) error {
 		}
 		st = c.n.machine.State()
 	}
-	term := max(sh.Term, 1) + 1
+	term := max(sh.Term+1, catalog.FirstTerm)
 	voters := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
 	promises, err := collect(ctx, voters, len(sh.Replicas)/2+1, graceForOthers, func(ctx context.Context, id fulcrum.NodeID) (leaderfollower.Promise, error) {
 		return adminAt[leaderfollower.Promise](ctx, c.n, id, adminRequest{Do: "promise", Group: sh.Group, Epoch: sh.Epoch, Term: term})
@@ -342,6 +346,19 @@ func (c *controller) promote(ctx context.Context, sh *catalog.Shard) error {
 		c.n.log.Info("a shard has a new leader", "group", sh.Group, "leader", leader, "term", term, "before", sh.Leader)
 	}
 	return err
+}
+
+// firstLeader picks who leads a leader-follower epoch from its start.
+func (c *controller) firstLeader(sh *catalog.Shard, settled []fulcrum.NodeID) (fulcrum.NodeID, uint64) {
+	st := c.n.machine.State()
+	equal := map[fulcrum.NodeID]leaderfollower.Promise{}
+	for _, id := range sh.Next.Replicas {
+		if slices.Contains(settled, id) && !c.n.lives.expired(id) {
+			equal[id] = leaderfollower.Promise{}
+		}
+	}
+	leader := c.longest(st, equal)
+	return leader, st.Nodes[leader].Liveness
 }
 
 // longest picks the replica with the longest log; among equals the live one that

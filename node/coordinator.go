@@ -348,6 +348,11 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 				if !retriable(last) || op.final(ref.Shard, to, last) {
 					return op.outcome(last)
 				}
+				if ref.Shard.Mode != consistency.Quorum && !local(ref.Shard, op.access, level) && errors.Is(last, fulcrum.ErrUnavailable) {
+					if few := op.n.tooFew(ctx, ref.Shard); few != nil {
+						return few
+					}
+				}
 				if !wait {
 					continue
 				}

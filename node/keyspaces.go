@@ -68,10 +68,11 @@ func (n *Node) CreateKeyspace(ctx context.Context, spec fulcrum.KeyspaceSpec) (f
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	if _, err := n.propose(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}}); err != nil {
+	index, err := n.propose(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}})
+	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	return n.await(ctx, spec.Name, func(*catalog.Keyspace) bool { return true })
+	return n.await(ctx, spec.Name, index)
 }
 
 // AlterKeyspace changes settings, begins a switch, or aborts one.
@@ -87,11 +88,11 @@ func (n *Node) AlterKeyspace(ctx context.Context, name string, patch fulcrum.Key
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	index := st.Index
-	if _, err := n.propose(ctx, catalog.Command{AlterKeyspace: &alter}); err != nil {
+	index, err := n.propose(ctx, catalog.Command{AlterKeyspace: &alter})
+	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	return n.await(ctx, name, func(*catalog.Keyspace) bool { return n.machine.State().Index > index })
+	return n.await(ctx, name, index)
 }
 
 // DropKeyspace removes a keyspace and its data.
@@ -102,12 +103,16 @@ func (n *Node) DropKeyspace(ctx context.Context, name string) error {
 	return err
 }
 
-// await returns once this node's copy of the catalog shows a keyspace as wanted, so
-// that who asked this node finds what was made here.
-func (n *Node) await(ctx context.Context, name string, ok func(*catalog.Keyspace) bool) (fulcrum.KeyspaceInfo, error) {
+// await returns once this node's copy of the catalog has reached an index, so that
+// who asked this node finds what was made here.
+func (n *Node) await(ctx context.Context, name string, index uint64) (fulcrum.KeyspaceInfo, error) {
 	for {
 		changed := n.machine.Changed()
-		if ks, found := n.machine.State().Keyspaces[name]; found && ok(ks) {
+		if st := n.machine.State(); st.Index >= index {
+			ks, ok := st.Keyspaces[name]
+			if !ok {
+				return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)
+			}
 			return keyspaceInfo(ks), nil
 		}
 		select {

@@ -127,6 +127,7 @@ type Node struct {
 	late    *lateQueue
 	status  statusCache
 	hints   leaderHints
+	missed  missed
 	clock   *swapClock
 	started time.Time
 

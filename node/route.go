@@ -71,12 +71,23 @@ func (r *route) next(sh *catalog.Shard, a consistency.Access, l consistency.Leve
 	return "", true
 }
 
+// local reports whether a replica may answer by itself, without an orderer.
+func local(sh *catalog.Shard, a consistency.Access, l consistency.Level) bool {
+	if sh.Mode == consistency.Quorum {
+		return true
+	}
+	switch l.Kind {
+	case consistency.One, consistency.LocalOne, consistency.Prefix, consistency.Session, consistency.Bounded:
+		return a == consistency.Read
+	}
+	return false
+}
+
 // candidates orders the replicas of a shard by how likely they are to answer well:
 // the leader for what must be ordered, this node and its zone for what need not;
 // those that are not live last.
 func (n *Node) candidates(sh *catalog.Shard, a consistency.Access, l consistency.Level) []fulcrum.NodeID {
-	local := sh.Mode == consistency.Quorum || a == consistency.Read &&
-		(l.Kind == consistency.One || l.Kind == consistency.LocalOne || l.Kind == consistency.Prefix || l.Kind == consistency.Session || l.Kind == consistency.Bounded)
+	local := local(sh, a, l)
 	leader := sh.Leader
 	if !local && leader == "" {
 		if h, err := n.host.at(sh.Group, sh.Epoch); err == nil {
@@ -173,6 +184,9 @@ func unreadable(from fulcrum.NodeID, err error) error {
 // callRead forwards a read. A read that got no answer is definitely not done, so
 // another replica may be asked.
 func (n *Node) callRead(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	if err := n.reach(ctx, to); err != nil {
+		return nil, err
+	}
 	callCtx, cancel := context.WithTimeout(ctx, perReplica)
 	defer cancel()
 	answer, err := n.peers.Call(callCtx, to, chData, msg)
@@ -180,27 +194,4 @@ func (n *Node) callRead(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]b
 		return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s did not answer in time", to)
 	}
 	return answer, err
-}
-
-// A forwarded write that gets no answer has an unknown outcome, while a node that
-// is known to be out of reach makes it a definite refusal, or lets another replica
-// be asked. So a node not heard from just now is pinged before a write goes to it.
-const (
-	heardRecently = 25 * time.Millisecond
-	pingTimeout   = 400 * time.Millisecond
-)
-
-// reach returns CodeUnavailable if a node does not answer.
-func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
-	for _, p := range n.peers.Peers() {
-		if p.Node == to && time.Since(p.LastHeard) < heardRecently {
-			return nil
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	if _, err := n.peers.Call(ctx, to, chPing, nil); err != nil {
-		return fulcrum.Errorf(fulcrum.CodeUnavailable, "%s cannot be reached from %s", to, n.opt.Name)
-	}
-	return nil
 }

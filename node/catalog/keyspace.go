@@ -156,21 +156,21 @@ func CheckPatch(ks *Keyspace, p fulcrum.KeyspacePatch) (AlterKeyspace, error) {
 	return a, nil
 }
 
-func (s *State) createKeyspace(st Settings) (any, error) {
+func (s *State) createKeyspace(st Settings) error {
 	if _, ok := s.Keyspaces[st.Name]; ok {
-		return nil, fulcrum.Errorf(fulcrum.CodeExists, "keyspace %q exists already", st.Name).WithHint("see fulcrum keyspace describe %s", st.Name)
+		return fulcrum.Errorf(fulcrum.CodeExists, "keyspace %q exists already", st.Name).WithHint("see fulcrum keyspace describe %s", st.Name)
 	}
 	if len(s.Keyspaces) >= maxKeyspaces {
-		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "there are %d keyspaces already, the limit", maxKeyspaces)
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "there are %d keyspaces already, the limit", maxKeyspaces)
 	}
 	ks := &Keyspace{Name: st.Name, ID: s.NextID, Mode: st.Mode, Target: st.Mode, Replicas: st.Replicas,
 		ReadLevel: st.ReadLevel, WriteLevel: st.WriteLevel, Durability: st.Durability, Conflict: st.Conflict, Engine: st.Engine}
 	if err := ks.Scheme.UnmarshalText([]byte(st.Scheme)); err != nil {
-		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "%w", err)
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "%w", err)
 	}
 	candidates := s.Candidates("")
 	if len(candidates) < st.Replicas {
-		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "%d replicas on %d nodes: a node holds at most one replica of a shard", st.Replicas, len(candidates))
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "%d replicas on %d nodes: a node holds at most one replica of a shard", st.Replicas, len(candidates))
 	}
 	for _, start := range st.Starts {
 		sh := &Shard{Group: s.NextGroup, Start: start, Mode: st.Mode, Epoch: 1, Phase: Active}
@@ -181,7 +181,7 @@ func (s *State) createKeyspace(st Settings) (any, error) {
 	}
 	s.NextID++
 	s.Keyspaces[st.Name] = ks
-	return ks, nil
+	return nil
 }
 
 // Candidates are the nodes that replicas may be placed on, without one of them.
@@ -210,23 +210,23 @@ func zoned(cs []partition.Candidate, ks *Keyspace, start []byte) []partition.Can
 	return out
 }
 
-func (s *State) alterKeyspace(a AlterKeyspace, at time.Time) (any, error) {
+func (s *State) alterKeyspace(a AlterKeyspace, at time.Time) error {
 	ks, err := s.keyspace(a.Name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	switch {
 	case a.Abort:
 		if err := ks.abort(); err != nil {
-			return nil, err
+			return err
 		}
 	case a.Mode != nil:
 		if ks.Target != ks.Mode {
-			return nil, fulcrum.Errorf(fulcrum.CodeConflict, "keyspace %s is being switched from %s to %s already", ks.Name, ks.Mode, ks.Target).
+			return fulcrum.Errorf(fulcrum.CodeConflict, "keyspace %s is being switched from %s to %s already", ks.Name, ks.Mode, ks.Target).
 				WithHint("wait until it is done, or run: fulcrum keyspace alter %s --abort", ks.Name)
 		}
 		if *a.Mode == ks.Mode {
-			return ks, nil
+			return nil
 		}
 		ks.Target = *a.Mode
 		ks.Switch = &fulcrum.SwitchInfo{From: ks.Mode.String(), To: a.Mode.String(), State: "running", Total: len(ks.Shards), Started: at}
@@ -243,7 +243,7 @@ func (s *State) alterKeyspace(a AlterKeyspace, at time.Time) (any, error) {
 	if a.Conflict != nil {
 		ks.Conflict = *a.Conflict
 	}
-	return ks, nil
+	return nil
 }
 
 func (ks *Keyspace) abort() error {

@@ -73,11 +73,18 @@ type StartChange struct {
 }
 
 // FinishChange makes a shard active at Epoch+1. Settled replicas hold the common
-// starting point.
+// starting point. A leader-follower shard begins with a leader, one of them: all
+// logs are equal there, so none needs to be asked for a promise.
 type FinishChange struct {
 	ShardAt
-	Settled []fulcrum.NodeID
+	Settled     []fulcrum.NodeID
+	Leader      fulcrum.NodeID `json:",omitempty"`
+	LeaderEpoch uint64         `json:",omitempty"`
 }
+
+// FirstTerm is the term of a leader that an epoch begins with; term 1 belongs to the
+// starting point itself.
+const FirstTerm = 2
 
 // SetLeader gives a leader-follower shard a leader; Term must rise.
 type SetLeader struct {
@@ -142,25 +149,28 @@ func (m *Machine) publish(s *State) {
 	m.changed = make(chan struct{})
 }
 
-// Apply changes the state. Its result is an error, or what the command made: a
-// Node, a *Keyspace or nil. A command that does not fit the state changes nothing.
+// Applied is the result of a command that took effect: a copy of the catalog that
+// has reached Index shows it.
+type Applied struct{ Index uint64 }
+
+// Apply changes the state. Its result is an error or an Applied. A command that does
+// not fit the state changes nothing.
 func (m *Machine) Apply(index uint64, cmd []byte) any {
 	old := m.State()
 	if index <= old.Index {
-		return nil // restored from a copy that is ahead of the log
+		return Applied{index} // restored from a copy that is ahead of the log
 	}
 	var c Command
 	if err := json.Unmarshal(cmd, &c); err != nil {
 		return fulcrum.Errorf(fulcrum.CodeInternal, "catalog entry %d: %w", index, err)
 	}
 	s := old.clone()
-	result, err := s.apply(c)
-	if err != nil {
+	if err := s.apply(c); err != nil {
 		return err
 	}
 	s.Index = index
 	m.publish(s)
-	return result
+	return Applied{index}
 }
 
 // Snapshot returns the whole catalog.
@@ -178,11 +188,14 @@ func (m *Machine) Restore(data []byte) error {
 	if err := json.Unmarshal(data, s); err != nil {
 		return fmt.Errorf("catalog snapshot: %w", err)
 	}
+	if s.Index < m.State().Index {
+		return nil // the copy that this node kept is newer
+	}
 	m.publish(s)
 	return nil
 }
 
-func (s *State) apply(c Command) (any, error) {
+func (s *State) apply(c Command) error {
 	switch {
 	case c.Register != nil:
 		return s.register(*c.Register)
@@ -191,30 +204,30 @@ func (s *State) apply(c Command) (any, error) {
 	case c.AlterKeyspace != nil:
 		return s.alterKeyspace(*c.AlterKeyspace, c.At)
 	case c.DropKeyspace != nil:
-		return nil, s.dropKeyspace(*c.DropKeyspace)
+		return s.dropKeyspace(*c.DropKeyspace)
 	case c.StartChange != nil:
-		return nil, s.startChange(*c.StartChange, c.At)
+		return s.startChange(*c.StartChange, c.At)
 	case c.Reconcile != nil:
-		return nil, s.reconcile(*c.Reconcile)
+		return s.reconcile(*c.Reconcile)
 	case c.FinishChange != nil:
-		return nil, s.finishChange(*c.FinishChange, c.At)
+		return s.finishChange(*c.FinishChange, c.At)
 	case c.SetLeader != nil:
-		return nil, s.setLeader(*c.SetLeader)
+		return s.setLeader(*c.SetLeader)
 	case c.Bump != nil:
-		return nil, s.bump(*c.Bump)
+		return s.bump(*c.Bump)
 	case c.RemoveNode != nil:
-		return nil, s.removeNode(*c.RemoveNode)
+		return s.removeNode(*c.RemoveNode)
 	case c.Late != nil:
-		return nil, s.late(*c.Late)
+		return s.late(*c.Late)
 	}
-	return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "empty catalog command")
+	return fulcrum.Errorf(fulcrum.CodeInvalid, "empty catalog command")
 }
 
 // register adds a node or updates its addresses. A known name with another
 // incarnation is the same node after it lost its disk: it gets a new actor and
 // must not take part in the current epoch of its shards, whose votes and
 // acknowledgements it has forgotten.
-func (s *State) register(n Node) (any, error) {
+func (s *State) register(n Node) error {
 	old, known := s.Nodes[n.Name]
 	switch {
 	case !known:
@@ -235,11 +248,11 @@ func (s *State) register(n Node) (any, error) {
 	}
 	for _, other := range s.Nodes {
 		if other.Name != n.Name && other.PeerAddr == n.PeerAddr {
-			return nil, fulcrum.Errorf(fulcrum.CodeExists, "peer address %s belongs to node %s already", n.PeerAddr, other.Name)
+			return fulcrum.Errorf(fulcrum.CodeExists, "peer address %s belongs to node %s already", n.PeerAddr, other.Name)
 		}
 	}
 	s.Nodes[n.Name] = n
-	return n, nil
+	return nil
 }
 
 func (s *State) bump(b Bump) error {

@@ -66,6 +66,9 @@ func (s *State) finishChange(c FinishChange, at time.Time) error {
 	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, c.Settled
 	sh.Phase, sh.Next, sh.Wiped = Active, nil, nil
 	sh.Leader, sh.Term, sh.LeaderEpoch = "", 0, 0
+	if sh.Mode == consistency.LeaderFollower && sh.Hosts(c.Leader) && slices.Contains(c.Settled, c.Leader) && s.Nodes[c.Leader].Liveness == c.LeaderEpoch {
+		sh.Leader, sh.Term, sh.LeaderEpoch = c.Leader, FirstTerm, c.LeaderEpoch
+	}
 	ks.progress(at)
 	return nil
 }

@@ -1,0 +1,88 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"fulcrum"
+	"fulcrum/node/catalog"
+)
+
+// A forwarded write that gets no answer has an unknown outcome, while a node that
+// is known to be out of reach makes it a definite refusal, or lets another replica
+// be asked. So a node not heard from just now is pinged before a request goes to it.
+const (
+	heardRecently = 25 * time.Millisecond
+	pingTimeout   = 250 * time.Millisecond
+	missedFor     = 200 * time.Millisecond // for how long an unanswered ping counts
+)
+
+// missed remembers pings without an answer.
+type missed struct {
+	mu sync.Mutex
+	at map[fulcrum.NodeID]time.Time
+}
+
+func (m *missed) set(id fulcrum.NodeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.at == nil {
+		m.at = map[fulcrum.NodeID]time.Time{}
+	}
+	m.at[id] = time.Now()
+}
+
+func (m *missed) lately(id fulcrum.NodeID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.at[id]
+	return ok && time.Since(at) < missedFor
+}
+
+// reach returns CodeUnavailable if a node does not answer.
+func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
+	if to == n.opt.Name {
+		return nil
+	}
+	for _, p := range n.peers.Peers() {
+		if p.Node == to && time.Since(p.LastHeard) < heardRecently {
+			return nil
+		}
+	}
+	if !n.missed.lately(to) {
+		pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		if _, err := n.peers.Call(pingCtx, to, chPing, nil); err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			n.missed.set(to)
+		}
+	}
+	return fulcrum.Errorf(fulcrum.CodeUnavailable, "%s cannot be reached from %s", to, n.opt.Name)
+}
+
+// tooFew pings all replicas of a shard at once and reports, as a refusal, when fewer
+// than a majority of them can be reached from here: then nobody on this side can
+// order a request, and waiting for an election would only take longer.
+func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	reached := 0
+	for _, id := range sh.Replicas {
+		wg.Go(func() {
+			if n.reach(ctx, id) == nil {
+				mu.Lock()
+				reached++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if need := len(sh.Replicas)/2 + 1; reached < need {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "%d of the shard's %d replicas can be reached from %s, %d are needed", reached, len(sh.Replicas), n.opt.Name, need).
+			WithHint("is this node on the minority side of a partition? fulcrum status shows nodes and faults; a weaker level may answer")
+	}
+	return nil
+}
