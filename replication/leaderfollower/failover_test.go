@@ -66,17 +66,17 @@ func TestFailoverKeepsQuorumAndCountsWhatOneLost(t *testing.T) {
 					w.Stop("n1")
 				}
 				time.Sleep(6 * time.Second)
-				if w.leader == "n1" {
+				if w.who() == "n1" {
 					t.Fatal("nobody was promoted")
 				}
-				mustPut(t, w, w.leader, "weak2", "newer", consistency.QuorumOf)
+				mustPut(t, w, w.who(), "weak2", "newer", consistency.QuorumOf)
 				if test.restart {
 					w.Restart("n1")
 				}
 				w.Net.Heal()
 				time.Sleep(3 * time.Second)
 				for i := range 20 {
-					wantRead(t, w.Group(w.leader), fmt.Sprintf("q%d", i), strong, "kept")
+					wantRead(t, w.Group(w.who()), fmt.Sprintf("q%d", i), strong, "kept")
 				}
 				for _, id := range w.IDs {
 					wantRead(t, w.Group(id), "weak1", weak, "")
@@ -100,7 +100,7 @@ func TestFailoverKeepsQuorumAndCountsWhatOneLost(t *testing.T) {
 func TestALeaderWithoutLeaseNeitherAcknowledgesNorAnswers(t *testing.T) {
 	inWorld(t, 3, Options{}, true, func(t *testing.T, w *world) {
 		mustPut(t, w, "n1", "k", "v", consistency.QuorumOf)
-		w.silent["n1"] = true
+		w.silence("n1")
 		time.Sleep(leaseFor + time.Second)
 		g := w.Group("n1")
 		for _, kind := range []consistency.Kind{consistency.One, consistency.QuorumOf, consistency.All} {
@@ -120,7 +120,7 @@ func TestALeaderWithoutLeaseNeitherAcknowledgesNorAnswers(t *testing.T) {
 func TestALeaseThatEndsDuringTheSyncMakesTheOutcomeUnknown(t *testing.T) {
 	inWorld(t, 3, Options{}, true, func(t *testing.T, w *world) {
 		w.Net.Isolate("n1")
-		w.silent["n1"] = true
+		w.silence("n1")
 		w.Log("n1").SyncDelay(4 * time.Second)
 		_, err := w.Group("n1").Write(within(t, 10*time.Second), put("k", "v", consistency.One))
 		wantCode(t, "an acknowledgement after the lease", err, fulcrum.CodeUnknown)
@@ -170,6 +170,7 @@ func TestPromotionPicksTheLongestLog(t *testing.T) {
 func TestUncommittedWritesAreNeverReadStrongly(t *testing.T) {
 	inWorld(t, 3, Options{}, true, func(t *testing.T, w *world) {
 		mustPut(t, w, "n1", "k", "old", consistency.All)
+		wantRead(t, w.Group("n1"), "k", strong, "old") // it is applied
 		w.Net.OnCall(func(from, _ fulcrum.NodeID, _ []byte) replicationtest.Verdict {
 			return replicationtest.Verdict{Drop: from == "n1"}
 		})

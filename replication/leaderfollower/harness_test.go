@@ -30,6 +30,7 @@ type world struct {
 	leader fulcrum.NodeID
 	groups map[fulcrum.NodeID]*Group
 	counts map[fulcrum.NodeID]*counter
+	ready  chan struct{} // Cluster is set
 }
 
 type counter struct {
@@ -51,9 +52,10 @@ func newWorld(tb testing.TB, n int, opt Options, hands bool) *world {
 func newWorldWith(tb testing.TB, n int, opt Options, hands bool, copt replicationtest.Options) *world {
 	w := &world{opt: opt, hands: hands, term: 2, leader: "n1", dir: tb.TempDir(),
 		until: map[fulcrum.NodeID]time.Time{}, silent: map[fulcrum.NodeID]bool{},
-		groups: map[fulcrum.NodeID]*Group{}, counts: map[fulcrum.NodeID]*counter{}}
+		groups: map[fulcrum.NodeID]*Group{}, counts: map[fulcrum.NodeID]*counter{}, ready: make(chan struct{})}
 	copt.Govern = w.govern
 	w.Cluster = replicationtest.NewCluster(tb, n, w.open, copt)
+	close(w.ready)
 	return w
 }
 
@@ -97,6 +99,7 @@ func (w *world) reaches(id fulcrum.NodeID) bool {
 func (w *world) govern(ctx context.Context, _ *replicationtest.Cluster) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	<-w.ready
 	for {
 		select {
 		case <-ctx.Done():
@@ -116,7 +119,7 @@ func (w *world) govern(ctx context.Context, _ *replicationtest.Cluster) {
 		}
 		if expired {
 			w.promote(ctx)
-		} else if g := w.group(w.leader); g != nil && w.reaches(w.leader) {
+		} else {
 			w.spread()
 		}
 	}
@@ -174,6 +177,26 @@ func (w *world) promote(ctx context.Context) (fulcrum.NodeID, error) {
 	w.mu.Unlock()
 	w.spread()
 	return best, nil
+}
+
+// who leads, as the catalog has it.
+func (w *world) who() fulcrum.NodeID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.leader
+}
+
+// silence stops the renewal of id's lease, renew prolongs it once.
+func (w *world) silence(id fulcrum.NodeID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.silent[id] = true
+}
+
+func (w *world) renew(id fulcrum.NodeID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.until[id] = time.Now().Add(leaseFor)
 }
 
 func (w *world) lost(id fulcrum.NodeID) int {

@@ -105,7 +105,7 @@ func TestOverloadIsRefusedAndPasses(t *testing.T) {
 			if _, err = w.Group("n1").Write(within(t, time.Second), put("k", strings.Repeat("x", 1000), consistency.One)); err != nil {
 				break
 			}
-			w.until["n1"] = time.Now().Add(leaseFor) // only the followers are cut off
+			w.renew("n1") // only the followers are cut off
 		}
 		wantCode(t, "the write that is too much", err, fulcrum.CodeOverloaded)
 		w.Net.Heal()
@@ -241,8 +241,8 @@ func TestVersionsRiseAcrossLeadersWithBadClocks(t *testing.T) {
 		first := mustPut(t, w, "n1", "k", "v", consistency.QuorumOf).Results[0].Entry.Version
 		w.Stop("n1")
 		time.Sleep(6 * time.Second)
-		w.Skew(w.leader, -time.Hour)
-		second := mustPut(t, w, w.leader, "k", "w", consistency.QuorumOf).Results[0].Entry.Version
+		w.Skew(w.who(), -time.Hour)
+		second := mustPut(t, w, w.who(), "k", "w", consistency.QuorumOf).Results[0].Entry.Version
 		if !first.Less(second) {
 			t.Errorf("version %s was followed by %s", first, second)
 		}

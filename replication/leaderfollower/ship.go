@@ -8,12 +8,15 @@ import (
 	"fulcrum"
 )
 
-// peer is what a leader knows of one follower. Group's mu guards it but for id
-// and kick.
+// peer is one follower.
 type peer struct {
 	id   fulcrum.NodeID
 	kick chan struct{}
+	standing
+}
 
+// standing is what a leader knows of a follower. Group's mu guards it.
+type standing struct {
 	match     uint64    // holds the leader's log up to here, durably
 	next      uint64    // the next record to send
 	told      uint64    // the commit index that it was last told
@@ -27,7 +30,7 @@ type peer struct {
 // begin forgets what an earlier leadership knew, which a follower may since have
 // truncated. It counts as in sync until it has had time to answer.
 func (p *peer) begin(last uint64) {
-	*p = peer{id: p.id, kick: p.kick, next: last + 1, answered: time.Now(), match: 0}
+	p.standing = standing{next: last + 1, answered: time.Now()}
 }
 
 func (p *peer) failing() bool {
