@@ -37,6 +37,8 @@ type core struct {
 	installing atomic.Bool // the machine takes in a snapshot
 	transfers  atomic.Uint64
 
+	campaigns bool // see Options.Campaign
+
 	failed  chan error    // the first error of the disk
 	renewal chan string   // why the instance must be replaced
 	queue   chan *request // proposals
@@ -273,6 +275,9 @@ func (c *core) live(ctx context.Context, in *instance) (why string, err error) {
 	wg.Go(func() { c.confirmLoop(inner, in) })
 	wg.Go(func() { c.watch(inner, in) })
 	wg.Go(func() { c.maintain(inner, in) })
+	if c.campaigns {
+		wg.Go(func() { c.campaign(inner, in) })
+	}
 	select {
 	case <-ctx.Done():
 		c.stopping.Store(true)

@@ -15,6 +15,9 @@ import (
 // Options tunes a Group.
 type Options struct {
 	Tuning Tuning
+	// Campaign makes this replica ask to lead as soon as it runs, if the epoch has
+	// just begun. One replica of a shard should.
+	Campaign bool
 }
 
 // Group is one shard's replica in Raft mode. See replication.Group for its methods.
@@ -48,7 +51,7 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if err != nil {
 		return nil, c.diskError(err)
 	}
-	c.machine = k
+	c.machine, c.campaigns = k, opt.Campaign
 	m, err := k.storedMeta()
 	if err != nil {
 		return nil, c.diskError(err)
@@ -93,6 +96,9 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	}
 	if at := g.keeper.fence.Load(); at != nil {
 		return replication.WriteReply{}, errFenced(*at)
+	}
+	if err := g.core.contact(ctx, g.env.Replicas); err != nil {
+		return replication.WriteReply{}, err
 	}
 	a, err := g.core.submit(ctx, entryBatch, encodeRequest(req))
 	if err != nil {
