@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -403,7 +404,11 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	if err != nil {
 		return nil, err
 	}
-	state, err := n.store.State(sh.Group, "")
+	stored, err := n.store.State(sh.Group, "")
+	if err != nil {
+		return nil, err
+	}
+	state, err := keepRecord(stored)
 	if err != nil {
 		return nil, err
 	}
@@ -419,7 +424,7 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	}
 	switch rec.Mode {
 	case consistency.Raft:
-		return raft.Open(env, raft.Options{})
+		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name})
 	case consistency.Quorum:
 		return quorum.Open(env, quorum.Options{})
 	case consistency.LeaderFollower:
@@ -430,6 +435,56 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 		})
 	}
 	return nil, fmt.Errorf("mode %v is not known to this version", rec.Mode)
+}
+
+// firstBased is the replica that should ask to lead a new epoch: placement orders
+// replicas differently for each shard, so leaders are spread.
+func firstBased(sh *catalog.Shard) fulcrum.NodeID {
+	for _, id := range sh.Replicas {
+		if slices.Contains(sh.Based, id) {
+			return id
+		}
+	}
+	return ""
+}
+
+// recordedState is the State that a group sees: when the group replaces all of it by
+// a snapshot, the node's record stays. Without it, a replica that restarts after it
+// caught up would be taken for one that lost its disk.
+type recordedState struct {
+	replication.State
+	record []byte
+}
+
+func keepRecord(s replication.State) (replication.State, error) {
+	rec, err := s.Extra(recordKey)
+	if err != nil {
+		return nil, err
+	}
+	kept := recordedState{s, rec}
+	if p, ok := s.(quorum.Purger); ok {
+		return struct {
+			recordedState
+			quorum.Purger
+		}{kept, p}, nil
+	}
+	return kept, nil
+}
+
+// Install implements replication.State.
+func (s recordedState) Install(index uint64, extra map[string][]byte, fill func(put func(fulcrum.Entry) error) error) error {
+	return s.State.Install(index, s.with(extra), fill)
+}
+
+// Rebase implements replication.State.
+func (s recordedState) Rebase(index uint64, extra map[string][]byte) error {
+	return s.State.Rebase(index, s.with(extra))
+}
+
+func (s recordedState) with(extra map[string][]byte) map[string][]byte {
+	out := map[string][]byte{recordKey: s.record}
+	maps.Copy(out, extra)
+	return out
 }
 
 // handOverLeftovers gives what only this replica may hold of a closed epoch to the
