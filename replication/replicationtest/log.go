@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,7 +48,7 @@ func (l *Log) FailWith(err error) {
 func (l *Log) Crash() *Log {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	next := &Log{base: l.base, records: l.records, meta: l.meta, delay: l.delay}
+	next := &Log{base: l.base, records: slices.Clone(l.records), meta: l.meta, delay: l.delay}
 	l.records, l.meta, l.err = nil, map[string][]byte{}, errCrashed
 	return next
 }
@@ -89,7 +90,7 @@ func (l *Log) Append(from uint64, records [][]byte) error {
 		if from != l.last()+1 {
 			return fmt.Errorf("append at %d to a log that ends at %d", from, l.last())
 		}
-		l.records = append(l.records[:len(l.records):len(l.records)], owned...)
+		l.records = append(l.records, owned...)
 		l.appends++
 		return nil
 	})
@@ -143,7 +144,7 @@ func (l *Log) TruncateAfter(index uint64) error {
 			return fmt.Errorf("truncate after %d, below the base %d", index, l.base)
 		}
 		if index < l.last() {
-			l.records = l.records[: index-l.base : index-l.base]
+			l.records = l.records[:index-l.base]
 		}
 		return nil
 	})
