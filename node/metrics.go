@@ -109,8 +109,11 @@ func (m *metrics) switched(keyspace string, sh *catalog.Shard, took time.Duratio
 	m.moves.WithLabelValues(keyspace).Inc()
 }
 
-// group returns what the replicas of a keyspace count with.
+// group returns what the replicas of a keyspace count with. What else is counted by
+// keyspace alone is there from now on too, at zero, so that rates have a beginning.
 func (m *metrics) group(keyspace string, mode consistency.Mode) replication.Metrics {
+	m.moves.WithLabelValues(keyspace)
+	m.lateWrites.WithLabelValues(keyspace)
 	return groupMetrics{
 		repairs: m.readRepairs.WithLabelValues(keyspace), anti: m.antiEntropy.WithLabelValues(keyspace), lost: m.lost.WithLabelValues(keyspace),
 		leaders: m.leaderChanges.WithLabelValues(keyspace, mode.String()), commits: m.commits.WithLabelValues(keyspace, mode.String()),
