@@ -296,6 +296,43 @@ func TestConflictRightBehindTheSnapshot(t *testing.T) {
 	})
 }
 
+// The same at the very beginning of an epoch: several replicas were leader for a
+// moment and wrote entry 2, and nobody ever had an entry 1.
+func TestConflictAtTheBeginningOfAnEpoch(t *testing.T) {
+	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
+		installs := 0
+		c.Net.OnCall(func(from, to fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
+			v.Drop = msg[0] == raft.MsgAppend
+			return v
+		})
+		wrote := func() (n int) {
+			for _, id := range c.IDs {
+				if c.Log(id).Last() > 1 {
+					n++
+				}
+			}
+			return n
+		}
+		for i := 0; i < 600 && wrote() < 2; i++ {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if wrote() < 2 {
+			t.Fatal("no two replicas were leader")
+		}
+		c.Net.OnCall(func(from, to fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
+			if msg[0] == raft.MsgInstall {
+				installs++
+			}
+			return v
+		})
+		mustPut(t, c, leader(t, c), "k", "v")
+		equal(t, c)
+		if installs > 0 {
+			t.Errorf("%d chunks were sent for a conflict of one entry", installs)
+		}
+	})
+}
+
 // A crash between the State's install and anything else leaves a replica that
 // begins at the snapshot.
 func TestCrashInsideAnInstall(t *testing.T) {
