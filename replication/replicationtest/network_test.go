@@ -3,6 +3,7 @@ package replicationtest
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,10 +72,10 @@ func TestHandlerOutlivesItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := NewNetwork()
 		defer n.Close()
-		finished := false
+		var finished atomic.Bool
 		n.Register("b", func(ctx context.Context, _ fulcrum.NodeID, _ []byte) ([]byte, error) {
 			time.Sleep(time.Second)
-			finished = true
+			finished.Store(true)
 			return nil, nil
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -82,11 +83,11 @@ func TestHandlerOutlivesItsCaller(t *testing.T) {
 		if _, err := n.Peers("a").Call(ctx, "b", nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("got %v, want the deadline", err)
 		}
-		if finished {
+		if finished.Load() {
 			t.Fatal("the call waited for its handler")
 		}
 		time.Sleep(2 * time.Second)
-		if !finished {
+		if !finished.Load() {
 			t.Fatal("the handler was given up with its caller")
 		}
 	})
