@@ -119,23 +119,23 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node) error {
 	return nil
 }
 
-// propose changes the catalog, through its leader wherever that is. It returns the
-// index at which a copy of the catalog shows the change.
-func (n *Node) propose(ctx context.Context, c catalog.Command) (uint64, error) {
+// propose changes the catalog, through its leader wherever that is. It returns
+// the place that a copy of the catalog must have reached to show the change.
+func (n *Node) propose(ctx context.Context, c catalog.Command) (catalog.Applied, error) {
+	var applied catalog.Applied
 	c.At = n.wall().UTC()
 	cmd, err := catalog.Encode(c)
 	if err != nil {
-		return 0, err
+		return applied, err
 	}
 	out, err := n.toCatalogLeader(ctx, adminRequest{Do: "propose", Command: cmd})
 	if err != nil {
-		return 0, err
+		return applied, err
 	}
-	var applied catalog.Applied
 	if err := json.Unmarshal(out, &applied); err != nil {
-		return 0, fulcrum.Errorf(fulcrum.CodeInternal, "answer to a proposal: %w", err)
+		return applied, fulcrum.Errorf(fulcrum.CodeInternal, "answer to a proposal: %w", err)
 	}
-	return applied.Index, nil
+	return applied, nil
 }
 
 func catalogResult(result any, err error) (any, error) {

@@ -68,11 +68,11 @@ func (n *Node) CreateKeyspace(ctx context.Context, spec fulcrum.KeyspaceSpec) (f
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	index, err := n.propose(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}})
+	made, err := n.propose(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}})
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	return n.await(ctx, spec.Name, index)
+	return n.await(ctx, spec.Name, made)
 }
 
 // AlterKeyspace changes settings, begins a switch, or aborts one.
@@ -88,11 +88,11 @@ func (n *Node) AlterKeyspace(ctx context.Context, name string, patch fulcrum.Key
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	index, err := n.propose(ctx, catalog.Command{AlterKeyspace: &alter})
+	made, err := n.propose(ctx, catalog.Command{AlterKeyspace: &alter})
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	return n.await(ctx, name, index)
+	return n.await(ctx, name, made)
 }
 
 // DropKeyspace removes a keyspace and its data.
@@ -103,12 +103,12 @@ func (n *Node) DropKeyspace(ctx context.Context, name string) error {
 	return err
 }
 
-// await returns once this node's copy of the catalog has reached an index, so that
+// await returns once this node's copy of the catalog shows a command, so that
 // who asked this node finds what was made here.
-func (n *Node) await(ctx context.Context, name string, index uint64) (fulcrum.KeyspaceInfo, error) {
+func (n *Node) await(ctx context.Context, name string, made catalog.Applied) (fulcrum.KeyspaceInfo, error) {
 	for {
 		changed := n.machine.Changed()
-		if st := n.machine.State(); st.Index >= index {
+		if st := n.machine.State(); st.Reached(made) {
 			ks, ok := st.Keyspaces[name]
 			if !ok {
 				return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)

@@ -19,7 +19,8 @@ import (
 // State is the catalog at one log index. It never changes once published: Apply
 // makes a new one. Readers must not modify what they get from it.
 type State struct {
-	Index      uint64 // of the catalog's log
+	Index      uint64 // of the catalog's log: the last command that changed it
+	Sub        int    // and which of that entry's commands it was
 	Nodes      map[fulcrum.NodeID]Node
 	Keyspaces  map[string]*Keyspace
 	NextGroup  fulcrum.GroupID
@@ -191,7 +192,7 @@ func (s *State) NodeNames() []fulcrum.NodeID {
 
 // clone returns a deep enough copy that Apply may change.
 func (s *State) clone() *State {
-	c := &State{Index: s.Index, NextGroup: s.NextGroup, NextID: s.NextID, NextActor: s.NextActor,
+	c := &State{Index: s.Index, Sub: s.Sub, NextGroup: s.NextGroup, NextID: s.NextID, NextActor: s.NextActor,
 		Nodes: make(map[fulcrum.NodeID]Node, len(s.Nodes)), Keyspaces: make(map[string]*Keyspace, len(s.Keyspaces))}
 	for id, n := range s.Nodes {
 		c.Nodes[id] = n

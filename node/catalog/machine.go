@@ -119,6 +119,7 @@ func Encode(c Command) ([]byte, error) { return json.Marshal(c) }
 // called by one goroutine at a time; State and Changed by any.
 type Machine struct {
 	state   atomic.Pointer[State]
+	at      Applied // the last command that Apply was called with; only Apply uses it
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu; closed at the next change
 }
@@ -150,15 +151,29 @@ func (m *Machine) publish(s *State) {
 }
 
 // Applied is the result of a command that took effect: a copy of the catalog that
-// has reached Index shows it.
-type Applied struct{ Index uint64 }
+// has Reached it shows it.
+// Commands that were proposed at the same time share a log entry; Sub counts them
+// from 1.
+type Applied struct {
+	Index uint64
+	Sub   int
+}
+
+// Reached reports whether s shows the effect of a command.
+func (s *State) Reached(a Applied) bool {
+	return s.Index > a.Index || s.Index == a.Index && s.Sub >= a.Sub
+}
 
 // Apply changes the state. Its result is an error or an Applied. A command that does
 // not fit the state changes nothing.
 func (m *Machine) Apply(index uint64, cmd []byte) any {
+	if m.at.Index != index {
+		m.at = Applied{Index: index}
+	}
+	m.at.Sub++
 	old := m.State()
-	if index <= old.Index {
-		return Applied{index} // restored from a copy that is ahead of the log
+	if old.Reached(m.at) {
+		return m.at // restored from a copy that is ahead of the log
 	}
 	var c Command
 	if err := json.Unmarshal(cmd, &c); err != nil {
@@ -168,9 +183,9 @@ func (m *Machine) Apply(index uint64, cmd []byte) any {
 	if err := s.apply(c); err != nil {
 		return err
 	}
-	s.Index = index
+	s.Index, s.Sub = m.at.Index, m.at.Sub
 	m.publish(s)
-	return Applied{index}
+	return m.at
 }
 
 // Snapshot returns the whole catalog.
