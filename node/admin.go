@@ -216,14 +216,14 @@ func retriable(err error) bool {
 // runCatalogCopy keeps the newest catalog on this node's disk, so that after a
 // restart keys are served before the catalog has a leader.
 func (n *Node) runCatalogCopy(ctx context.Context) error {
-	saved := n.machine.State().Index
+	saved := n.machine.State()
 	for {
 		changed := n.machine.Changed()
-		if st := n.machine.State(); st.Index != saved {
+		if st := n.machine.State(); st != saved {
 			if err := n.store.SetRecord("catalog", n.machine.Snapshot()); err != nil {
 				return err
 			}
-			saved = st.Index
+			saved = st
 		}
 		select {
 		case <-ctx.Done():
