@@ -16,8 +16,9 @@ import (
 // section 3.10), which is safe at any time. The others may not have opened the epoch
 // yet, so it tries again for as long as an ordinary election would have taken.
 func (c *core) campaign(ctx context.Context, in *instance) {
-	if _, last := c.store.bounds(); last > 1 {
-		return
+	_, last := c.store.bounds()
+	if _, based := c.snaps.current(); last > 1 || !based {
+		return // without a configuration it would raise its term for nothing
 	}
 	end := time.Now().Add(2 * c.tuning.Election)
 	for time.Now().Before(end) && ctx.Err() == nil {

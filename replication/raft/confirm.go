@@ -194,5 +194,9 @@ func (c *core) ask(ctx context.Context, id fulcrum.NodeID, nonce, term uint64) b
 		return false
 	}
 	echoed, current := r.Uvarint(), r.Uvarint()
-	return finish(r) == nil && echoed == nonce && current == term
+	if finish(r) != nil || echoed != nonce || current != term {
+		return false
+	}
+	c.peers.heard(id)
+	return true
 }

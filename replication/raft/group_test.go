@@ -98,3 +98,21 @@ func TestWriteThenReadOnLeader(t *testing.T) {
 		})
 	}
 }
+
+func TestCampaignElectsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		open := func(env replication.Env) (replication.Group, error) {
+			return raft.Open(env, raft.Options{Campaign: env.Node == "n2"})
+		}
+		c := replicationtest.NewCluster(t, 3, open, replicationtest.Options{})
+		defer c.Close()
+		begin := time.Now()
+		if l := leader(t, c); l != "n2" {
+			t.Errorf("%s leads, want the one that was named", l)
+		}
+		if d := time.Since(begin); d > 500*time.Millisecond {
+			t.Errorf("it took %s", d)
+		}
+		mustPut(t, c, "n2", "k", "v")
+	})
+}
