@@ -62,6 +62,11 @@ type record struct {
 
 const recordKey = "node.replica"
 
+// freshContact is how recently the other replicas must have answered for a write to
+// be stored without asking first whether enough of them are there: storing it on too
+// few makes its outcome unknown, asking first makes it a refusal.
+const freshContact = 50 * time.Millisecond
+
 // syncEvery is how soon a step that failed is tried again.
 const syncEvery = time.Second
 
@@ -426,7 +431,7 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	case consistency.Raft:
 		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name})
 	case consistency.Quorum:
-		return quorum.Open(env, quorum.Options{})
+		return quorum.Open(env, quorum.Options{FreshFor: freshContact})
 	case consistency.LeaderFollower:
 		group, epoch := sh.Group, rec.Epoch
 		return leaderfollower.Open(env, leaderfollower.Options{

@@ -23,6 +23,7 @@ type standing struct {
 	answered  time.Time // its last answer
 	failingAt time.Time // when the calls began to fail; zero: they do not
 	needState bool
+	poked     bool   // somebody waits for its next answer
 	echo      uint64 // its clock, and its life, from its last answer
 	nonce     uint64
 }
@@ -51,7 +52,7 @@ func (g *Group) ship(ctx context.Context, p *peer) error {
 	for {
 		g.mu.Lock()
 		term := g.leading
-		idle := p.next > g.hist.last && p.told >= g.commit && !p.needState
+		idle := p.next > g.hist.last && p.told >= g.commit && !p.needState && !p.poked
 		g.mu.Unlock()
 		if term == 0 {
 			timer.Stop()
@@ -139,6 +140,7 @@ func (g *Group) call(ctx context.Context, p *peer, limit time.Duration, msg []by
 func (g *Group) compose(p *peer, term uint64) (m appendMsg, ok bool, err error) {
 	lease := g.leaseHolds()
 	g.mu.Lock()
+	p.poked = false
 	prev := p.next - 1
 	prevTerm, known := g.hist.termAt(prev)
 	if !known || p.needState || g.leading != term {

@@ -69,6 +69,9 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	if err != nil {
 		return replication.WriteReply{}, err
 	}
+	if err := g.contact(ctx, req.Level); err != nil {
+		return replication.WriteReply{}, err
+	}
 	if err := g.submit(ctx, p); err != nil {
 		return replication.WriteReply{}, err
 	}
