@@ -356,7 +356,7 @@ func (r *capRun) before(ctx context.Context) error {
 // settle asks both sides at once after the cut, and probes them until neither has
 // changed its answers for a while.
 func (r *capRun) settle(ctx context.Context) error {
-	r.step(3, "asking at once, and waiting until both sides have settled in")
+	r.step(3, "asking both sides at once, and until their answers change no more")
 	cutAt := time.Now()
 	probing, stop := context.WithCancel(ctx)
 	defer stop()
@@ -386,12 +386,13 @@ func (r *capRun) settle(ctx context.Context) error {
 // probe repeats one operation until ctx ends.
 func (r *capRun) probe(ctx context.Context, cutAt time.Time, w *watch, p plan, side string, k kind) {
 	for i := 0; ctx.Err() == nil; i++ {
-		o := r.one(ctx, probing, p, side, k, i, probeTimeout)
+		began := time.Since(cutAt)
+		o := r.one(ctx, Settling, p, side, k, i, probeTimeout)
 		if ctx.Err() != nil {
 			return
 		}
 		r.mu.Lock()
-		w.probes = append(w.probes, probe{ended: time.Since(cutAt), answered: o == answered})
+		w.probes = append(w.probes, probe{began: began, ended: time.Since(cutAt), answered: o == answered})
 		r.mu.Unlock()
 		if pause(ctx, probeEvery) != nil {
 			return

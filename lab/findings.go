@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -52,22 +53,39 @@ func (r *Report) strongest(keyspace, operation string) string {
 	return ""
 }
 
-// availability says who answered at the strong levels while the network was cut.
+// availability says who answered while the network was cut: at the strong levels and,
+// where others were tried, puts and gets at the weak ones.
 func availability(r *Report, k Keyspace) []string {
-	var sides [2]tally
-	put, get := r.strongest(k.Keyspace, Put), r.strongest(k.Keyspace, Get)
-	for i, side := range []string{Minority, Majority} {
-		sides[i] = r.tally(func(row Row) bool {
-			return row.Phase == Cut && row.Keyspace == k.Keyspace && row.Side == side &&
-				(row.Operation == Put && row.Level == put || row.Operation == Get && row.Level == get)
-		})
+	var out []string
+	for _, about := range []struct {
+		strong     bool
+		operations []string
+	}{{true, []string{Put, Get}}, {false, []string{Put}}, {false, []string{Get}}} {
+		var levels []string
+		match := func(row Row) bool {
+			return row.Phase == Cut && row.Keyspace == k.Keyspace && slices.Contains(about.operations, row.Operation) &&
+				about.strong == (row.Level == r.strongest(k.Keyspace, row.Operation))
+		}
+		side := func(name string) tally {
+			return r.tally(func(row Row) bool {
+				if !match(row) || row.Side != name {
+					return false
+				}
+				if l := row.Operation + "s at " + row.Level; !slices.Contains(levels, l) {
+					levels = append(levels, l)
+				}
+				return true
+			})
+		}
+		minority, majority := side(Minority), side(Majority)
+		if minority.operations == 0 || majority.operations == 0 {
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s (%s, %s): while cut, %s were answered %d of %d times on the majority side and %d of %d times on the minority side: %s.",
+			k.Keyspace, k.Mode, plural(len(k.Replicas), "replica"), strings.Join(levels, " and "),
+			majority.answered, majority.operations, minority.answered, minority.operations, verdict(minority, majority)))
 	}
-	minority, majority := sides[0], sides[1]
-	if minority.operations == 0 || majority.operations == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("%s (%s, %s): while cut, puts at %s and gets at %s were answered %d of %d times on the majority side and %d of %d times on the minority side%s.",
-		k.Keyspace, k.Mode, plural(len(k.Replicas), "replica"), put, get, majority.answered, majority.operations, minority.answered, minority.operations, verdict(minority, majority))}
+	return out
 }
 
 // verdict names what two tallies amount to.
@@ -76,15 +94,15 @@ func verdict(minority, majority tally) string {
 	none := func(t tally) bool { return t.answered == 0 }
 	switch {
 	case all(minority) && all(majority):
-		return ": both sides stayed available"
+		return "both sides were available"
 	case none(minority) && all(majority):
-		return ": the minority side gave up availability"
+		return "only the majority side was available"
 	case all(minority) && none(majority):
-		return ": the majority side was without it"
+		return "only the minority side was available"
 	case none(minority) && none(majority):
-		return ": nobody was available"
+		return "neither side was available"
 	}
-	return ": neither always nor never"
+	return "some were answered and some were not"
 }
 
 // changes says when a side began or ceased to answer after the cut.
@@ -96,16 +114,14 @@ func changes(r *Report, k Keyspace) []string {
 		}
 		what := "ceased to answer"
 		if c.Last {
-			what = "answered"
+			what = "began to answer"
 		}
-		s := fmt.Sprintf("%s: from %.1f s after the cut on the %s side %s %ss at %s", k.Keyspace, c.At, c.Side, what, c.Operation, c.Level)
-		switch {
-		case c.First != c.Last && c.Flips == 1:
-		default:
-			s += fmt.Sprintf(", having changed %d times", c.Flips)
+		s := fmt.Sprintf("%s: %.1f s after the cut the %s side %s %ss at %s", k.Keyspace, c.At, c.Side, what, c.Operation, c.Level)
+		if c.Flips > 1 {
+			s += fmt.Sprintf(" for good, after %d changes", c.Flips)
 		}
-		if k.LeaderSide == c.Side && k.Leader != "" {
-			s += fmt.Sprintf(" (its leader before the cut, %s, was there)", k.Leader)
+		if k.Leader != "" && k.LeaderSide == c.Side {
+			s += fmt.Sprintf(" (the leader of before the cut, %s, is on that side)", k.Leader)
 		}
 		out = append(out, s+".")
 	}
@@ -181,6 +197,8 @@ func when(phase string) string {
 		return "before the cut"
 	case AtOnce:
 		return "right after the cut"
+	case Settling:
+		return "by probes from the cut on"
 	}
 	return "while cut"
 }

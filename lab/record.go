@@ -15,10 +15,6 @@ const (
 	unknown
 )
 
-// probing is the phase of the probes between AtOnce and Cut: they make Changes, not
-// rows.
-const probing = "probing"
-
 // op is one operation that was carried out.
 type op struct {
 	phase     string

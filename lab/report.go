@@ -68,9 +68,10 @@ type Shared struct {
 
 // The phases of a run.
 const (
-	Before = "before"  // the network is whole
-	AtOnce = "at-once" // in the first seconds after the cut, while leases still run
-	Cut    = "cut"     // after both sides have settled in
+	Before   = "before"   // the network is whole
+	AtOnce   = "at-once"  // in the first seconds after the cut
+	Settling = "settling" // probes from the cut on, until nobody's answers changed any more
+	Cut      = "cut"      // after that
 )
 
 // The operations.
@@ -118,13 +119,15 @@ type Row struct {
 // Change is how one side's answers changed after the cut, as probes every few tenths
 // of a second saw it.
 type Change struct {
-	Keyspace  string  `json:"keyspace"`
-	Side      string  `json:"side"`
-	Operation string  `json:"operation"`
-	Level     string  `json:"level"`
-	Probes    int     `json:"probes"`
-	First     bool    `json:"first_answered"` // what came of the first probe
-	Last      bool    `json:"last_answered"`  // and of the last
-	Flips     int     `json:"flips"`          // how often it changed
-	At        float64 `json:"since_seconds"`  // after the cut: the end of the first probe of the last run of equal outcomes
+	Keyspace  string `json:"keyspace"`
+	Side      string `json:"side"`
+	Operation string `json:"operation"`
+	Level     string `json:"level"`
+	Probes    int    `json:"probes"`
+	First     bool   `json:"first_answered"` // what came of the first probe
+	Last      bool   `json:"last_answered"`  // and of the last
+	Flips     int    `json:"flips"`          // how often it changed
+	// At is since when, after the cut, all outcomes were as the last: the end of the
+	// first of those probes if it was answered, else its beginning.
+	At float64 `json:"since_seconds"`
 }

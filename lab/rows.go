@@ -17,7 +17,7 @@ type aftermath struct {
 // the operations of each plan. Kinds that never ran make no row.
 func rowsOf(plans []plan, ops []op, after map[string]aftermath) []Row {
 	var rows []Row
-	for _, phase := range []string{Before, AtOnce, Cut} {
+	for _, phase := range []string{Before, AtOnce, Settling, Cut} {
 		for _, p := range plans {
 			for _, side := range []string{Minority, Majority} {
 				for _, k := range p.kinds() {

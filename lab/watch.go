@@ -4,8 +4,8 @@ import "time"
 
 // probe is one outcome that a watch saw.
 type probe struct {
-	ended    time.Duration // after the cut
-	answered bool
+	began, ended time.Duration // after the cut
+	answered     bool
 }
 
 // watch is a row of probes of one operation on one side.
@@ -36,10 +36,16 @@ func (w *watch) settled(now, calm time.Duration) bool {
 	return len(w.probes) > 0 && now-start.ended >= calm
 }
 
+// change sums the watch up. A side ceased to answer before the first probe that was
+// not answered began, and began to before the first that was had its answer.
 func (w *watch) change() Change {
 	start, flips := w.lastRun()
+	at := start.began
+	if start.answered {
+		at = start.ended
+	}
 	return Change{Keyspace: w.keyspace, Side: w.side, Operation: w.operation, Level: w.level, Probes: len(w.probes),
-		First: w.probes[0].answered, Last: start.answered, Flips: flips, At: seconds(start.ended)}
+		First: w.probes[0].answered, Last: start.answered, Flips: flips, At: seconds(at)}
 }
 
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }

@@ -123,15 +123,15 @@ func (a *app) experiment(ctx context.Context, x lab.Experiment, endpoints []stri
 	return errors.Join(err, a.show(report, func(w *tabwriter.Writer) { labTable(w, x, report) }))
 }
 
-// labPhases are the sections of the table.
+// labPhases are the sections of the table. The probes of lab.Settling are summed up in
+// the findings; all of them are in the JSON.
 var labPhases = []struct{ phase, title string }{
 	{lab.Before, "Before the cut, the network whole"},
-	{lab.AtOnce, "Right after the cut, while leases still run"},
-	{lab.Cut, "While cut, both sides settled in"},
+	{lab.AtOnce, "Right after the cut"},
+	{lab.Cut, "While cut, once both sides had settled in"},
 }
 
-// labTable prints a report. Every section is a block of its own to the tabwriter, as
-// its title has no tabs; the widths of all are kept alike by padding none.
+// labTable prints a report. A title has no tabs, and so begins a block of its own widths.
 func labTable(w *tabwriter.Writer, x lab.Experiment, r *lab.Report) {
 	fmt.Fprintf(w, "%s. Took %.0f s.\n\n", x.Title, r.Seconds)
 	for _, s := range r.Sides {
