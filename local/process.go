@@ -182,7 +182,17 @@ func (n *Node) running() bool {
 	if err != nil {
 		return os.IsNotExist(err) && !hasProc()
 	}
+	if len(cmdline) == 0 {
+		return n.ending()
+	}
 	return bytes.Contains(cmdline, []byte("\x00--data\x00"+n.Dir+"\x00"))
+}
+
+// ending reports whether a process that has given up its memory still has threads:
+// until the last one is gone they hold its ports and its files.
+func (n *Node) ending() bool {
+	threads, err := os.ReadDir("/proc/" + strconv.Itoa(n.PID) + "/task")
+	return err == nil && len(threads) > 1
 }
 
 func hasProc() bool {
