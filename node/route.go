@@ -39,6 +39,8 @@ type route struct {
 	group fulcrum.GroupID
 	epoch fulcrum.Epoch
 	asked map[fulcrum.NodeID]bool // in this turn over the replicas
+
+	paused bool // for the table to change, after the last answer
 }
 
 // next returns the replica to ask, and whether to pause before asking again should
@@ -52,10 +54,11 @@ func (r *route) next(sh *catalog.Shard, a consistency.Access, l consistency.Leve
 		r.asked = map[fulcrum.NodeID]bool{}
 	}
 	if e := fulcrum.AsError(last); e != nil {
-		if e.Code == fulcrum.CodeEpoch {
-			r.asked = nil // the table here or there is about to change
+		if e.Code == fulcrum.CodeEpoch && !r.paused {
+			r.asked, r.paused = nil, true // the table here or there is about to change
 			return "", true
 		}
+		r.paused = false // last is still that answer, but it has been waited for
 		if hint := fulcrum.NodeID(e.Hint); e.Code == fulcrum.CodeNotLeader && sh.Hosts(hint) && !r.asked[hint] {
 			r.asked[hint] = true
 			return hint, false
