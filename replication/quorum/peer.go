@@ -153,8 +153,8 @@ func (g *Group) ping(ctx context.Context, p *peer) bool {
 
 // inReach returns the replicas believed to answer: this one, and those whose last
 // call did not fail. For reads those that are catching up do not count; for writes
-// those that refuse our clock do not. Fresh are those heard from just now.
-func (g *Group) inReach(read bool) (reach, fresh set) {
+// those that refuse our clock do not. Fresh are those heard from since a moment.
+func (g *Group) inReach(read bool, since time.Time) (reach, fresh set) {
 	if !read || !g.catchingUp.Load() {
 		reach = reach.with(g.topo.self)
 	}
@@ -166,7 +166,7 @@ func (g *Group) inReach(read bool) (reach, fresh set) {
 			continue
 		}
 		reach = reach.with(i)
-		if !p.heard.IsZero() && time.Since(p.heard) < g.opt.FreshFor {
+		if !p.heard.Before(since) {
 			fresh = fresh.with(i)
 		}
 	}
@@ -176,13 +176,14 @@ func (g *Group) inReach(read bool) (reach, fresh set) {
 // confirm makes sure, before anything is stored, that enough replicas to write are
 // there, so that a refusal is definite. Those not heard from for a while are pinged.
 func (g *Group) confirm(ctx context.Context, n need) error {
-	reach, fresh := g.inReach(false)
+	since := time.Now().Add(-g.opt.FreshFor) // one moment for both looks: what was fresh before the pings still is
+	reach, fresh := g.inReach(false, since)
 	if n.met(fresh) {
 		return nil
 	}
 	if n.met(reach) {
 		g.pingSome(ctx, n, n.scope()&reach&^fresh, fresh)
-		if reach, fresh = g.inReach(false); n.met(fresh) {
+		if reach, fresh = g.inReach(false, since); n.met(fresh) {
 			return nil
 		}
 		reach = fresh

@@ -3,6 +3,7 @@ package quorum
 import (
 	"context"
 	"errors"
+	"time"
 
 	"fulcrum"
 	"fulcrum/consistency"
@@ -88,7 +89,7 @@ func (g *Group) admitRead(ctx context.Context, l consistency.Level, floor replic
 			}
 		}
 	}
-	reach, _ := g.inReach(true)
+	reach, _ := g.inReach(true, time.Time{})
 	reach &= n.scope()
 	if !n.met(reach) {
 		return l, need{}, 0, g.errorf(fulcrum.CodeUnavailable, "%s in reach", n.shortfall(reach)).
@@ -282,7 +283,7 @@ func (g *Group) askOthers(n need, newest []fulcrum.Entry, disputed []bool, answe
 			entries = append(entries, e)
 		}
 	}
-	reach, _ := g.inReach(false)
+	reach, _ := g.inReach(false, time.Time{})
 	reach &= n.scope() &^ answered
 	for at := range g.env.Replicas {
 		if reach.has(at) && at != g.topo.self {

@@ -202,7 +202,7 @@ func (g *Group) learn(ctx context.Context, n need, writes []fulcrum.Write) ([]fu
 		held[i] = pair{w.Key, newest}
 	}
 	own := make([]answer, len(writes))
-	reach, _ := g.inReach(true)
+	reach, _ := g.inReach(true, time.Time{})
 	if reach.has(g.topo.self) {
 		for i, w := range writes {
 			e, err := g.env.State.Get(w.Key)
@@ -238,7 +238,7 @@ type ack struct {
 // it then. Those calls go on after replicate has returned.
 func (g *Group) replicate(ctx context.Context, n need, flags byte, entries []fulcrum.Entry) (acked set, hinted int, err error) {
 	own := &item{entries: entries}
-	reach, _ := g.inReach(false)
+	reach, _ := g.inReach(false, time.Time{})
 	for _, p := range g.peers {
 		if p != nil && !reach.has(p.at) {
 			hinted++
