@@ -345,12 +345,14 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 					op.n.hints.set(g, to, ref.Shard.Mode)
 					return nil
 				}
-				if !retriable(last) || op.final(ref.Shard, to, last) {
+				if !retriable(last) {
 					return op.outcome(last)
 				}
-				if ref.Shard.Mode != consistency.Quorum && !local(ref.Shard, op.access, level) && errors.Is(last, fulcrum.ErrUnavailable) {
-					if few := op.n.tooFew(ctx, ref.Shard); few != nil {
-						return few
+				if errors.Is(last, fulcrum.ErrUnavailable) {
+					if need := needed(ref.Shard, op.access, level); need > 1 {
+						if few := op.n.tooFew(ctx, ref.Shard, need); few != nil {
+							return few
+						}
 					}
 				}
 				if !wait {
@@ -377,15 +379,23 @@ func backoff(attempt int) time.Duration {
 	return min(time.Duration(attempt+1)*5*time.Millisecond, 50*time.Millisecond)
 }
 
-// final reports whether "unavailable" from this node's own replica settles the
-// matter: without an orderer every replica needs the same others, so asking another
-// one, across the same cut, would only take longer.
-func (op *operation) final(sh *catalog.Shard, asked fulcrum.NodeID, err error) bool {
-	if sh.Mode != consistency.Quorum || asked != op.n.opt.Name || !errors.Is(err, fulcrum.ErrUnavailable) {
-		return false
+// needed is how many replicas must be in reach for a request to have any chance: a
+// majority where one of them orders, as many as the level counts where none does.
+func needed(sh *catalog.Shard, a consistency.Access, l consistency.Level) int {
+	majority := len(sh.Replicas)/2 + 1
+	if sh.Mode != consistency.Quorum {
+		if local(sh, a, l) {
+			return 1
+		}
+		return majority
 	}
-	h, hostErr := op.n.host.at(sh.Group, sh.Epoch)
-	return hostErr == nil && !h.group.Status().CatchingUp
+	if n, ok := consistency.Count(l.Kind, len(sh.Replicas)); ok {
+		return n
+	}
+	if l.Kind == consistency.LocalOne || l.Kind == consistency.LocalQuorum {
+		return 1 // within one zone: the replicas know better
+	}
+	return majority
 }
 
 // outcome classifies an error that ends a request. A read has no outcome to be

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fulcrum"
@@ -63,26 +64,30 @@ func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 	return fulcrum.Errorf(fulcrum.CodeUnavailable, "%s cannot be reached from %s", to, n.opt.Name)
 }
 
-// tooFew pings all replicas of a shard at once and reports, as a refusal, when fewer
-// than a majority of them can be reached from here: then nobody on this side can
-// order a request, and waiting for an election would only take longer.
-func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard) error {
+// reached counts the replicas of a shard that can be reached from here, this node
+// included, by pinging all at once those not heard from just now.
+func (n *Node) reached(ctx context.Context, sh *catalog.Shard) int {
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	reached := 0
+	var count atomic.Int64
 	for _, id := range sh.Replicas {
 		wg.Go(func() {
 			if n.reach(ctx, id) == nil {
-				mu.Lock()
-				reached++
-				mu.Unlock()
+				count.Add(1)
 			}
 		})
 	}
 	wg.Wait()
-	if need := len(sh.Replicas)/2 + 1; reached < need {
-		return fulcrum.Errorf(fulcrum.CodeUnavailable, "%d of the shard's %d replicas can be reached from %s, %d are needed", reached, len(sh.Replicas), n.opt.Name, need).
-			WithHint("is this node on the minority side of a partition? fulcrum status shows nodes and faults; a weaker level may answer")
+	return int(count.Load())
+}
+
+// tooFew reports, as a refusal, when fewer than need replicas of a shard can be
+// reached from here: then nobody on this side can do the request, and waiting for an
+// election, or asking another replica, would only take longer.
+func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard, need int) error {
+	reached := n.reached(ctx, sh)
+	if reached >= need {
+		return nil
 	}
-	return nil
+	return fulcrum.Errorf(fulcrum.CodeUnavailable, "%d of the shard's %d replicas can be reached from %s, %d are needed", reached, len(sh.Replicas), n.opt.Name, need).
+		WithHint("is this node on the minority side of a partition? fulcrum status shows nodes and faults; a weaker level may answer")
 }

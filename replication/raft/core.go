@@ -240,7 +240,7 @@ func (c *core) stop(in *instance) {
 	if c.silent() || !wait(250*time.Millisecond) {
 		in.cut()
 		if !wait(2*c.tuning.LeaderLease + 2*c.tuning.Election + c.tuning.RPC) {
-			c.env.Logger.Error("the log did not answer before its end: a request is left waiting", "group", c.env.Group)
+			c.env.Logger.Error("the log did not answer before its end: a request is left waiting")
 		}
 	}
 	in.cut()
@@ -263,7 +263,7 @@ func (c *core) run(ctx context.Context) error {
 		if err != nil || why == "" {
 			return err
 		}
-		c.env.Logger.Warn("this replica's raft instance is replaced", "group", c.env.Group, "reason", why)
+		c.env.Logger.Warn("this replica's raft instance is replaced", "reason", why)
 	}
 }
 
@@ -359,7 +359,7 @@ func (c *core) announce(in *instance) {
 	if c.role.set(leader, self) {
 		if self && !was {
 			c.env.Metrics.LeaderChange()
-			c.env.Logger.Info("this replica leads now", "group", c.env.Group, "epoch", c.env.Epoch, "term", in.raft.CurrentTerm())
+			c.env.Logger.Info("this replica leads now", "term", in.raft.CurrentTerm())
 			c.peers.reset()
 		}
 		c.elected.broadcast()
