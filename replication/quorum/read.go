@@ -255,16 +255,23 @@ func (g *Group) repair(ctx context.Context, n need, level consistency.Level, new
 	if !strong(level) {
 		return repaired, nil
 	}
+	var epoch error // a replica was fenced meanwhile: the next epoch answers
 	for !n.met(current) && n.met(current|pending) {
 		select {
 		case a := <-acks:
 			pending = pending.without(a.at)
-			if a.err == nil {
+			switch {
+			case a.err == nil:
 				current = current.with(a.at)
+			case errors.Is(a.err, fulcrum.ErrEpoch):
+				epoch = a.err
 			}
 		case <-ctx.Done():
 			pending = 0
 		}
+	}
+	if !n.met(current) && epoch != nil {
+		return 0, epoch
 	}
 	if !n.met(current) {
 		return 0, g.errorf(fulcrum.CodeUnavailable, "replicas differ, and only %s could be brought up to date", n.shortfall(current)).
