@@ -209,8 +209,6 @@ func TestFailedSyncEndsTheStore(t *testing.T) {
 		kind       []errorfs.OpKind
 	}{
 		{"syncs fail", mixed, []errorfs.OpKind{errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}},
-		// Pebble meets this failure only when it begins its next file, and panics there.
-		{"writes fail and nobody waits for a sync", []Durability{Memory, Memory}, []errorfs.OpKind{errorfs.OpFileWrite}},
 		{"writes fail", mixed, []errorfs.OpKind{errorfs.OpFileWrite, errorfs.OpFileWriteAt}},
 		{"new files fail", mixed, []errorfs.OpKind{errorfs.OpCreate, errorfs.OpReuseForWrite}},
 	} {
@@ -252,6 +250,34 @@ func TestFailedSyncEndsTheStore(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFailureThatNobodyWaitsFor lets the write behind a lazy append fail. Pebble
+// would meet that when it begins its next file, and panic beyond recovery.
+func TestFailureThatNobodyWaitsFor(t *testing.T) {
+	var bad atomic.Bool
+	met := make(chan struct{}, 100)
+	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if bad.Load() && op.Kind == errorfs.OpFileWrite {
+			defer func() { met <- struct{}{} }()
+			return errors.New("input/output error")
+		}
+		return nil
+	}))
+	s := open(t, options(t.TempDir(), fs))
+	l := mustLog(t, s, 1, 1, Memory)
+	bad.Store(true)
+	must(t, l.Append(1, [][]byte{{1}}))
+	<-met
+	bad.Store(false)
+	// This one does not fit into what pebble has open.
+	if err := l.Append(2, [][]byte{make([]byte, 400<<10)}); err != nil && !errors.Is(err, fulcrum.ErrDisk) {
+		t.Errorf("append after the failure: %v", err)
+	}
+	<-s.disk.down
+	if err := l.Append(l.Last()+1, [][]byte{{3}}); !errors.Is(err, fulcrum.ErrDisk) {
+		t.Errorf("append once the failure is known: %v", err)
 	}
 }
 
