@@ -1,9 +1,7 @@
 package fulcrum_test
 
 import (
-	"go/parser"
-	"go/token"
-	"io/fs"
+	"go/ast"
 	"maps"
 	"os"
 	"path"
@@ -180,24 +178,7 @@ func (i imports) allows(imp string) bool {
 func read(t *testing.T) map[string]map[string]string {
 	t.Helper()
 	found := map[string]map[string]string{}
-	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			nested, _ := filepath.Glob(filepath.Join(name, "go.mod"))
-			if name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "data" || len(nested) > 0) {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-			return nil
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
-		if err != nil {
-			return err
-		}
+	eachFile(t, func(name string, f *ast.File) {
 		pkg := strings.TrimPrefix(path.Dir(filepath.ToSlash(name)), ".")
 		if found[pkg] == nil {
 			found[pkg] = map[string]string{}
@@ -205,17 +186,13 @@ func read(t *testing.T) map[string]map[string]string {
 		for _, spec := range f.Imports {
 			imp, err := strconv.Unquote(spec.Path.Value)
 			if err != nil {
-				return err
+				t.Fatal(err)
 			}
 			first, _, _ := strings.Cut(imp, "/")
 			if first == "fulcrum" || strings.Contains(first, ".") {
 				found[pkg][imp] = name
 			}
 		}
-		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return found
 }
