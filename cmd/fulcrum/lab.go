@@ -118,6 +118,9 @@ func (a *app) experiment(ctx context.Context, x lab.Experiment, endpoints []stri
 	defer c.Close()
 	report, err := x.Run(ctx, &lab.Env{Client: c, Keep: keep, Progress: a.progress()})
 	if report == nil {
+		if errors.Is(ctx.Err(), context.Canceled) && errors.Is(err, context.Canceled) {
+			return fmt.Errorf("interrupted, and cleaned up: %w", err)
+		}
 		return err
 	}
 	return errors.Join(err, a.show(report, func(w *tabwriter.Writer) { labTable(w, x, report) }))
