@@ -20,6 +20,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/node"
+	"fulcrum/node/api"
 )
 
 // ClusterID is the identity of every simulated cluster.
@@ -82,6 +83,9 @@ type process struct {
 	registry *prometheus.Registry
 	network  *hostNetwork
 	dir      string
+	calls    sync.WaitGroup // clients' calls under way
+	life     context.Context
+	kill     context.CancelFunc // ends life
 	stop     context.CancelFunc
 	done     chan struct{} // closed when nothing of it runs any more
 	err      error         // of Run or Close; to be read after done
@@ -151,6 +155,29 @@ func (c *Cluster) proc(name fulcrum.NodeID) *process {
 	return p
 }
 
+// Call is what a client does over a connection: it calls a node's Backend, and the
+// answer reaches it only if the node lives that long. A node that does not run
+// refuses (CodeUnavailable); after a kill the outcome is unknown, whatever f says.
+func (c *Cluster) Call(ctx context.Context, at fulcrum.NodeID, f func(context.Context, api.Backend) error) error {
+	c.mu.Lock()
+	p := c.procs[at]
+	if p == nil {
+		c.mu.Unlock()
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "connection to %s refused", at)
+	}
+	p.calls.Add(1)
+	c.mu.Unlock()
+	defer p.calls.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.life, cancel)()
+	err := f(ctx, p.node)
+	if p.network.isDown() {
+		return fulcrum.Errorf(fulcrum.CodeUnknown, "connection to %s was reset", at)
+	}
+	return err
+}
+
 // Start runs nodes that do not run, on the disks that their last lives left.
 func (c *Cluster) Start(names ...fulcrum.NodeID) error {
 	for _, name := range names {
@@ -186,18 +213,23 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 			return errors.Join(err, n.Close())
 		}
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	p.life, p.kill = context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(p.life)
 	p.node, p.stop = n, stop
 	c.procs[name] = p
 	c.dying.Go(func() {
 		defer close(p.done)
-		defer stop()
-		p.err = errors.Join(n.Run(ctx), n.Close())
+		defer p.kill()
+		err := n.Run(ctx)
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.procs[name] == p { // it neither was killed nor is being stopped
+		if c.procs[name] == p { // not killed, and not started anew since
 			delete(c.procs, name)
 		}
+		c.mu.Unlock()
+		p.calls.Wait()
+		p.err = errors.Join(err, n.Close())
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if p.err != nil && !p.network.isDown() {
 			c.ended = append(c.ended, fmt.Errorf("node %s: %w", name, p.err))
 		}
@@ -231,6 +263,7 @@ func (c *Cluster) Stop(names ...fulcrum.NodeID) error {
 // a stall (a fault of kind "disk") first.
 func (c *Cluster) Kill(names ...fulcrum.NodeID) error {
 	synctest.Wait()
+	var killed []*process
 	for _, name := range names {
 		p := c.proc(name)
 		p.network.shut()
@@ -242,9 +275,11 @@ func (c *Cluster) Kill(names ...fulcrum.NodeID) error {
 		delete(c.procs, name)
 		c.disks[name] = disk
 		c.mu.Unlock()
+		killed = append(killed, p)
 	}
-	for _, name := range names {
-		c.Network.CloseHost(string(name))
+	for _, p := range killed { // only now: until here nothing moved
+		c.Network.CloseHost(p.network.host)
+		p.kill()
 	}
 	return nil
 }
