@@ -9,7 +9,7 @@ type Durability uint8
 const (
 	Fsync    Durability = iota // after the sync
 	Interval                   // at once; a sync follows within 100 ms
-	Memory                     // at once; the operating system writes when it likes
+	Memory                     // at once; written when 32 KiB have gathered or somebody syncs, and not synced
 )
 
 var durabilityNames = [...]string{Fsync: "fsync", Interval: "interval", Memory: "memory"}

@@ -257,7 +257,7 @@ func TestFailedSyncEndsTheStore(t *testing.T) {
 // would meet that when it begins its next file, and panic beyond recovery.
 func TestFailureThatNobodyWaitsFor(t *testing.T) {
 	var bad atomic.Bool
-	met := make(chan struct{}, 100)
+	met := make(chan struct{}, 1000)
 	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if bad.Load() && op.Kind == errorfs.OpFileWrite {
 			defer func() { met <- struct{}{} }()
@@ -268,7 +268,7 @@ func TestFailureThatNobodyWaitsFor(t *testing.T) {
 	s := open(t, options(t.TempDir(), fs))
 	l := mustLog(t, s, 1, 1, Memory)
 	bad.Store(true)
-	must(t, l.Append(1, [][]byte{{1}}))
+	must(t, l.Append(1, [][]byte{make([]byte, 40<<10)})) // more than pebble keeps to itself
 	<-met
 	bad.Store(false)
 	// This one does not fit into what pebble has open.
