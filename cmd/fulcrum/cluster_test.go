@@ -110,7 +110,7 @@ func own(t *testing.T, up *local.Cluster) *cluster {
 		}
 		if t.Failed() {
 			for _, n := range c.Nodes {
-				t.Logf("the end of %s's log:\n%s", n.Name, logTail(n.Log, 25))
+				t.Logf("the end of %s's log:\n%s", n.Name, logTail(n.Log, 12))
 			}
 		}
 	})
