@@ -15,14 +15,14 @@ var (
 )
 
 func TestEveryWriteLevelIsRead(t *testing.T) {
-	for _, kind := range []consistency.Kind{consistency.One, consistency.Two, consistency.Three, consistency.QuorumOf, consistency.All, consistency.Default} {
+	for _, kind := range []consistency.Kind{consistency.One, consistency.Two, consistency.Three, consistency.QuorumOf, consistency.Linearizable, consistency.All, consistency.Default} {
 		t.Run(consistency.L(kind).String(), func(t *testing.T) {
 			inWorld(t, 3, Options{}, false, func(t *testing.T, w *world) {
 				r := mustPut(t, w, "n1", "k", "v", kind)
 				if r.Outcome.Acks < r.Outcome.Needed || r.Outcome.Needed < 1 {
 					t.Errorf("outcome %+v", r.Outcome)
 				}
-				for _, level := range []consistency.Level{strong, weak, consistency.L(consistency.Lease), consistency.L(consistency.Session), {Kind: consistency.Bounded, Bound: time.Second}} {
+				for _, level := range []consistency.Level{strong, weak, consistency.L(consistency.LocalOne), consistency.L(consistency.Lease), consistency.L(consistency.Session), {Kind: consistency.Bounded, Bound: time.Second}} {
 					wantRead(t, w.Group("n1"), "k", level, "v")
 				}
 				_, err := w.Group("n2").Read(within(t, time.Second), get("k", strong))

@@ -37,7 +37,7 @@ func (g *Group) admitRead(ctx context.Context, level consistency.Level, floor re
 	}
 	a := admission{level: level}
 	switch level.Kind {
-	case consistency.One:
+	case consistency.One, consistency.LocalOne:
 		a.overlay, a.term = leading != 0, leading
 		return a, nil
 	case consistency.Prefix:
@@ -54,7 +54,7 @@ func (g *Group) admitRead(ctx context.Context, level consistency.Level, floor re
 	case consistency.Linearizable:
 		return g.admitLeader(ctx, a, true)
 	}
-	return a, g.refuse(fulcrum.CodeLevel, "leader-follower reads take the levels one, prefix, session, bounded:DURATION, lease and linearizable, not %s", level)
+	return a, g.refuse(fulcrum.CodeLevel, "leader-follower reads take the levels one, local_one, prefix, session, bounded:DURATION, lease and linearizable, not %s", level)
 }
 
 // provenFresh says whether everything that the leader had ordered bound ago is

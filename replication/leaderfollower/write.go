@@ -49,7 +49,7 @@ func (g *Group) needs(level consistency.Level) (int, error) {
 	case consistency.All:
 		return max(g.majority, 1+g.inSync()), nil
 	}
-	return 0, g.refuse(fulcrum.CodeLevel, "leader-follower writes take the levels one, two, three, quorum and all, not %s", level)
+	return 0, g.refuse(fulcrum.CodeLevel, "leader-follower writes take the levels one, two, quorum, linearizable and all, not %s", level)
 }
 
 func (g *Group) inSync() (n int) {
@@ -65,6 +65,10 @@ func (g *Group) inSync() (n int) {
 func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replication.WriteReply, error) {
 	ctx, cancel := contextWithin(ctx, 0)
 	defer cancel()
+	switch req.Level.Kind {
+	case consistency.Default, consistency.Linearizable: // other names of quorum here, see the promise table
+		req.Level = consistency.L(consistency.QuorumOf)
+	}
 	p, err := g.newPending(req)
 	if err != nil {
 		return replication.WriteReply{}, err
@@ -77,12 +81,8 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	level := req.Level
-	if level.Kind == consistency.Default {
-		level = consistency.L(consistency.QuorumOf)
-	}
 	return replication.WriteReply{Results: p.results, Outcome: replication.Outcome{
-		Given: level, Leader: g.env.Node, Acks: p.acks, Needed: p.needed,
+		Given: req.Level, Leader: g.env.Node, Acks: p.acks, Needed: p.needed,
 		Position: replication.Position{Term: p.term, Index: p.index},
 	}}, nil
 }
