@@ -463,17 +463,18 @@ type recordedState struct {
 
 func keepRecord(s replication.State) (replication.State, error) {
 	rec, err := s.Extra(recordKey)
-	if err != nil {
-		return nil, err
+	return recordedState{s, rec}, err
+}
+
+var _ quorum.Purger = recordedState{}
+
+// Purge implements quorum.Purger: storage removes a key whose entry is applied empty.
+func (s recordedState) Purge(keys [][]byte, index uint64) error {
+	gone := make([]fulcrum.Entry, len(keys))
+	for i, k := range keys {
+		gone[i].Key = k
 	}
-	kept := recordedState{s, rec}
-	if p, ok := s.(quorum.Purger); ok {
-		return struct {
-			recordedState
-			quorum.Purger
-		}{kept, p}, nil
-	}
-	return kept, nil
+	return s.State.Apply(index, gone, nil)
 }
 
 // Install implements replication.State.

@@ -132,7 +132,7 @@ func (f *serveFlags) logger() (*slog.Logger, error) {
 	}
 	switch {
 	case f.logFormat == "text" || f.logFormat == "" && isTerminal(os.Stderr):
-		return slog.New(tint.NewHandler(os.Stderr, &tint.Options{Level: level, TimeFormat: time.RFC3339, NoColor: os.Getenv("NO_COLOR") != "" || !isTerminal(os.Stderr)})), nil
+		return slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: level, TimeFormat: time.RFC3339, NoColor: os.Getenv("NO_COLOR") != "" || !isTerminal(os.Stderr)})), nil
 	case f.logFormat == "json" || f.logFormat == "":
 		return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
 	}

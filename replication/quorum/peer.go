@@ -183,10 +183,9 @@ func (g *Group) confirm(ctx context.Context, n need) error {
 	}
 	if n.met(reach) {
 		g.pingSome(ctx, n, n.scope()&reach&^fresh, fresh)
-		if reach, fresh = g.inReach(false, since); n.met(fresh) {
+		if _, reach = g.inReach(false, since); n.met(reach) {
 			return nil
 		}
-		reach = fresh
 	}
 	return g.tooFew(n, reach)
 }

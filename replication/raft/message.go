@@ -115,7 +115,7 @@ func encodeAppend(req *hraft.AppendEntriesRequest) []byte {
 }
 
 func decodeAppend(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.AppendEntriesRequest, error) {
-	req := &hraft.AppendEntriesRequest{RPCHeader: header(from), Leader: []byte(from)}
+	req := &hraft.AppendEntriesRequest{RPCHeader: header(from)}
 	req.Term, req.PrevLogEntry, req.PrevLogTerm, req.LeaderCommitIndex = r.Uvarint(), r.Uvarint(), r.Uvarint(), r.Uvarint()
 	n := r.Uvarint()
 	if n > 1024 {
@@ -143,7 +143,7 @@ func encodeVote(kind byte, term, lastIndex, lastTerm uint64, transfer bool) []by
 }
 
 func decodeVote(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.RequestVoteRequest, error) {
-	req := &hraft.RequestVoteRequest{RPCHeader: header(from), Candidate: []byte(from)}
+	req := &hraft.RequestVoteRequest{RPCHeader: header(from)}
 	req.Term, req.LastLogIndex, req.LastLogTerm = r.Uvarint(), r.Uvarint(), r.Uvarint()
 	req.LeadershipTransfer = r.Byte() == 1
 	return req, finish(r)

@@ -167,11 +167,10 @@ func TestBadDiskIsReportedOnceAndNeverPanics(t *testing.T) {
 
 func TestUnreadableEntryIsADiskError(t *testing.T) {
 	log := replicationtest.NewLog()
-	s, failures := newStore(t, log, 0)
 	if err := log.Append(1, [][]byte{{77, 1, 2}}); err != nil {
 		t.Fatal(err)
 	}
-	s, failures = newStore(t, log, 0)
+	s, failures := newStore(t, log, 0)
 	var l hraft.Log
 	_ = s.GetLog(1, &l)
 	if len(*failures) != 1 {

@@ -81,12 +81,6 @@ func (f *fake) Now() int64 {
 	return f.now
 }
 
-func (f *fake) advance(ms int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.now += ms
-}
-
 // begin checks a call as a coordinator does, and makes its receipt.
 func (f *fake) begin(ctx context.Context, c api.Call, a consistency.Access, ws []fulcrum.Write) (consistency.Receipt, error) {
 	if f.before != nil {

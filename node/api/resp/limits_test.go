@@ -298,7 +298,6 @@ func TestTimes(t *testing.T) {
 			t.Errorf("a silent client: %q after %v", got, time.Since(start))
 		}
 		deaf := l.dial()
-		start = time.Now()
 		deaf.Write([]byte("PING\r\n"))
 		time.Sleep(11 * time.Second)
 		if got := hear(deaf); got != "closed" {
