@@ -34,6 +34,10 @@ const (
 	GossipPort = "7301"
 )
 
+// gossipRests is how long memberlist, which has no call to wait for its probes, may
+// have goroutines after it was shut down. It is virtual time: it costs nothing.
+const gossipRests = time.Minute
+
 // ClusterOptions says what to run. Nodes and Dir are required.
 type ClusterOptions struct {
 	Nodes int    // named n1, n2 ...; all of them found the cluster
@@ -400,5 +404,6 @@ func (c *Cluster) Close() error {
 	}
 	c.mu.Unlock()
 	c.dying.Wait()
+	time.Sleep(gossipRests)
 	return errors.Join(c.ended...)
 }
