@@ -6,13 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"fulcrum"
 	"fulcrum/client"
@@ -353,71 +350,6 @@ func (r *capRun) before(ctx context.Context) error {
 	return nil
 }
 
-// settle asks both sides at once after the cut, and probes them until neither has
-// changed its answers for a while.
-func (r *capRun) settle(ctx context.Context) error {
-	r.step(3, "asking both sides at once, and until their answers change no more")
-	cutAt := time.Now()
-	probing, stop := context.WithCancel(ctx)
-	defer stop()
-	var watchers, asking sync.WaitGroup
-	for _, p := range r.plans {
-		for _, side := range []string{Minority, Majority} {
-			for _, k := range []kind{{Put, p.weakWrite}, {Get, p.strongRead}} {
-				w := &watch{keyspace: p.label, side: side, operation: k.operation, level: k.level.String()}
-				r.watches = append(r.watches, w)
-				watchers.Go(func() { r.probe(probing, cutAt, w, p, side, k) })
-				asking.Go(func() {
-					if k.operation == Get && side == Minority {
-						r.one(ctx, AtOnce, p, side, kind{Overwrite, p.weakWrite}, 0, time.Second)
-					}
-					r.series(ctx, AtOnce, p, side, k, 0, opsPerRow)
-				})
-			}
-		}
-	}
-	asking.Wait()
-	err := r.untilCalm(ctx, cutAt)
-	stop()
-	watchers.Wait()
-	return err
-}
-
-// probe repeats one operation until ctx ends.
-func (r *capRun) probe(ctx context.Context, cutAt time.Time, w *watch, p plan, side string, k kind) {
-	for i := 0; ctx.Err() == nil; i++ {
-		began := time.Since(cutAt)
-		o := r.one(ctx, Settling, p, side, k, i, probeTimeout)
-		if ctx.Err() != nil {
-			return
-		}
-		r.mu.Lock()
-		w.probes = append(w.probes, probe{began: began, ended: time.Since(cutAt), answered: o == answered})
-		r.mu.Unlock()
-		if pause(ctx, probeEvery) != nil {
-			return
-		}
-	}
-}
-
-func (r *capRun) untilCalm(ctx context.Context, cutAt time.Time) error {
-	for {
-		now := time.Since(cutAt)
-		if now >= settleAtMost || now >= settleAtLeast && r.calm(now) {
-			return nil
-		}
-		if err := pause(ctx, probeEvery); err != nil {
-			return err
-		}
-	}
-}
-
-func (r *capRun) calm(now time.Duration) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return !slices.ContainsFunc(r.watches, func(w *watch) bool { return !w.settled(now, settleCalm) })
-}
-
 // whileCut asks both sides of the cut, all keyspaces at the same time: puts beside
 // rounds in which both sides overwrite the shared key, one after the other, and then
 // both read it.
@@ -463,87 +395,6 @@ func (r *capRun) round(ctx context.Context, p plan, round int) {
 		}
 	}
 	wg.Wait()
-}
-
-// converge measures for each keyspace how long after healing all nodes first gave
-// the same answers.
-func (r *capRun) converge(ctx context.Context) (map[string]aftermath, error) {
-	healed := time.Now()
-	var mu sync.Mutex
-	after := map[string]aftermath{}
-	var wg sync.WaitGroup
-	for _, p := range r.plans {
-		wg.Go(func() {
-			took := r.agree(ctx, p, healed)
-			mu.Lock()
-			defer mu.Unlock()
-			after[p.label] = aftermath{values: map[string]string{}, converged: took}
-		})
-	}
-	wg.Wait()
-	return after, ctx.Err()
-}
-
-// agree polls until every node answers a scan at the weak level, and all the same;
-// nil when that takes too long.
-func (r *capRun) agree(ctx context.Context, p plan, since time.Time) *float64 {
-	ctx, cancel := context.WithTimeout(ctx, convergeAtMost)
-	defer cancel()
-	for {
-		if r.same(ctx, p) {
-			took := seconds(time.Since(since))
-			return &took
-		}
-		if pause(ctx, convergeEvery) != nil {
-			return nil
-		}
-	}
-}
-
-func (r *capRun) same(ctx context.Context, p plan) bool {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	views := make([]map[string]string, len(r.nodes))
-	errs := make([]error, len(r.nodes))
-	var wg sync.WaitGroup
-	for i, n := range r.nodes {
-		wg.Go(func() { views[i], errs[i] = r.c.scan(ctx, n, r.names[p.label], p.weakRead) })
-	}
-	wg.Wait()
-	for i := range views {
-		if errs[i] != nil || !maps.Equal(views[i], views[0]) {
-			return false
-		}
-	}
-	return true
-}
-
-// check reads every key that was written, at the strong level, by whichever node
-// answers. What cannot be read stays out of after's values.
-func (r *capRun) check(ctx context.Context, after map[string]aftermath) error {
-	var mu sync.Mutex
-	var g errgroup.Group
-	g.SetLimit(checksAtOnce)
-	for _, p := range r.plans {
-		keys := map[string]bool{sharedKey: true}
-		for _, o := range r.rec.all() {
-			if o.keyspace == p.label && o.operation != Get && o.outcome != refused {
-				keys[o.key] = true
-			}
-		}
-		for key := range keys {
-			g.Go(func() error {
-				value, err := r.get(ctx, "", p, key, kind{Get, p.strongRead}, 2*opTimeout)
-				if err == nil {
-					mu.Lock()
-					defer mu.Unlock()
-					after[p.label].values[key] = value
-				}
-				return ctx.Err()
-			})
-		}
-	}
-	return g.Wait()
 }
 
 // finish fills the report from what was recorded.

@@ -121,7 +121,7 @@ func changes(r *Report, k Keyspace) []string {
 			s += fmt.Sprintf(" for good, after %d changes", c.Flips)
 		}
 		if k.Leader != "" && k.LeaderSide == c.Side {
-			s += fmt.Sprintf(" (the leader of before the cut, %s, is on that side)", k.Leader)
+			s += fmt.Sprintf(" (%s, which led before the cut, is on that side)", k.Leader)
 		}
 		out = append(out, s+".")
 	}

@@ -2,9 +2,9 @@
 // what a chapter describes, with real requests and injected faults, and reports what
 // it measured. Nothing in a Report is known beforehand.
 //
-// Start reading at Experiment and Report; cap.go is the CAP theorem. A Recorder of
-// operations feeds pure functions: rows.go turns operations into rows, findings.go
-// turns rows into sentences.
+// Start reading at Experiment and Report; cap.go is the CAP theorem. What is done is
+// recorded (record.go) and judged by pure functions: rows.go turns operations into
+// rows, findings.go turns rows into sentences.
 package lab
 
 import (
