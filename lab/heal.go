@@ -89,4 +89,3 @@ func (r *capRun) check(ctx context.Context, after map[string]aftermath) error {
 	}
 	return g.Wait()
 }
-

@@ -71,4 +71,3 @@ func (r *capRun) calm(now time.Duration) bool {
 	defer r.mu.Unlock()
 	return !slices.ContainsFunc(r.watches, func(w *watch) bool { return !w.settled(now, settleCalm) })
 }
-
