@@ -395,7 +395,7 @@ func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *c
 			continue
 		}
 		holds := false
-		st.Groups(func(ref catalog.ShardRef) { holds = holds || ref.Shard.Hosts(id) })
+		st.Groups(func(ref catalog.ShardRef) { holds = holds || ref.Shard.Holds(id) })
 		if holds {
 			continue
 		}

@@ -110,6 +110,12 @@ type Next struct {
 // Hosts reports whether node replicates s in its current epoch.
 func (s *Shard) Hosts(node fulcrum.NodeID) bool { return slices.Contains(s.Replicas, node) }
 
+// Holds reports whether node replicates s now, or will at the end of the change that
+// is under way: such a node cannot be forgotten.
+func (s *Shard) Holds(node fulcrum.NodeID) bool {
+	return s.Hosts(node) || s.Next != nil && slices.Contains(s.Next.Replicas, node)
+}
+
 // New returns the empty catalog.
 func New() *State {
 	s := &State{Nodes: map[fulcrum.NodeID]Node{}, Keyspaces: map[string]*Keyspace{}, NextGroup: fulcrum.CatalogGroup + 1, NextActor: 1}

@@ -217,7 +217,7 @@ func (s *State) alterKeyspace(a AlterKeyspace, at time.Time) error {
 	}
 	switch {
 	case a.Abort:
-		if err := ks.abort(); err != nil {
+		if err := ks.abort(at); err != nil {
 			return err
 		}
 	case a.Mode != nil:
@@ -246,7 +246,7 @@ func (s *State) alterKeyspace(a AlterKeyspace, at time.Time) error {
 	return nil
 }
 
-func (ks *Keyspace) abort() error {
+func (ks *Keyspace) abort(at time.Time) error {
 	if ks.Target == ks.Mode {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "keyspace %s is not being switched", ks.Name)
 	}
@@ -265,7 +265,7 @@ func (ks *Keyspace) abort() error {
 			sh.Next = &next
 		}
 	}
-	ks.progress(time.Time{})
+	ks.progress(at)
 	return nil
 }
 

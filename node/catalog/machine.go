@@ -288,7 +288,7 @@ func (s *State) removeNode(r RemoveNode) error {
 	holds := 0
 	s.index()
 	s.Groups(func(ref ShardRef) {
-		if ref.Shard.Hosts(r.Node) {
+		if ref.Shard.Holds(r.Node) {
 			holds++
 		}
 	})

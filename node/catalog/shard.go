@@ -28,8 +28,31 @@ func (s *State) startChange(c StartChange, at time.Time) error {
 	if sh.Phase != Active {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is %s already", c.Group, sh.Phase)
 	}
+	if err := s.checkReplicas(sh, c.Replicas); err != nil {
+		return err
+	}
 	sh.Phase = Fencing
 	sh.Next = &Next{Mode: c.Mode, Replicas: c.Replicas, Since: at}
+	return nil
+}
+
+// checkReplicas refuses replicas that a shard cannot change to: the proposer may
+// have looked at an older catalog, before a node was removed.
+func (s *State) checkReplicas(sh *Shard, replicas []fulcrum.NodeID) error {
+	if len(replicas) == 0 {
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "shard %d cannot be left without replicas", sh.Group)
+	}
+	for i, id := range replicas {
+		n, ok := s.Nodes[id]
+		switch {
+		case !ok:
+			return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d cannot have a replica on %s, which is not in the cluster", sh.Group, id)
+		case n.Removing && !sh.Hosts(id):
+			return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d cannot get a replica on %s, which is being removed", sh.Group, id)
+		case slices.Contains(replicas[:i], id):
+			return fulcrum.Errorf(fulcrum.CodeInvalid, "shard %d cannot have two replicas on %s", sh.Group, id)
+		}
+	}
 	return nil
 }
 
@@ -59,14 +82,16 @@ func (s *State) finishChange(c FinishChange, at time.Time) error {
 	if sh.Phase != Reconciling {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is %s, not reconciling", c.Group, sh.Phase)
 	}
-	if !EnoughSettled(sh, c.Settled) {
-		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d: %v settled, too few of %v for %v", c.Group, c.Settled, sh.Replicas, sh.Next.Replicas)
+	// Who lost its disk since it settled no longer holds the starting point.
+	settled := slices.DeleteFunc(slices.Clone(c.Settled), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
+	if !EnoughSettled(sh, settled) {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d: %v settled, too few of %v for %v", c.Group, settled, sh.Replicas, sh.Next.Replicas)
 	}
 	sh.Epoch++
-	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, c.Settled
+	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, settled
 	sh.Phase, sh.Next, sh.Wiped = Active, nil, nil
 	sh.Leader, sh.Term, sh.LeaderEpoch = "", 0, 0
-	if sh.Mode == consistency.LeaderFollower && sh.Hosts(c.Leader) && slices.Contains(c.Settled, c.Leader) && s.Nodes[c.Leader].Liveness == c.LeaderEpoch {
+	if sh.Mode == consistency.LeaderFollower && sh.Hosts(c.Leader) && slices.Contains(settled, c.Leader) && s.Nodes[c.Leader].Liveness == c.LeaderEpoch {
 		sh.Leader, sh.Term, sh.LeaderEpoch = c.Leader, FirstTerm, c.LeaderEpoch
 	}
 	ks.progress(at)
