@@ -42,7 +42,7 @@ bench: ## Go benchmarks, compared by benchstat with the last run's if there is o
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s) each
 	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -tags $(TAGS) -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-		echo "$$pkg $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+		echo "$$pkg $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg || exit 1; done; done
 
 SOAKTIME ?= 1h
 soak: build ## the real-cluster tests again and again for SOAKTIME (1h)

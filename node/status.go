@@ -42,7 +42,7 @@ type statusCache struct {
 
 const (
 	statusFresh   = 300 * time.Millisecond
-	statusTimeout = 400 * time.Millisecond
+	statusTimeout = 200 * time.Millisecond
 )
 
 // everyStatus asks all nodes, each for a short while; who does not answer is missing.
