@@ -1,0 +1,193 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fulcrum"
+	"fulcrum/client"
+	"fulcrum/consistency"
+	"fulcrum/local"
+)
+
+// Nodes come and go by command, and the data stays.
+func TestNodesByCommand(t *testing.T) {
+	t.Parallel()
+	c := start(t, 3, 1)
+	const keys = 60
+	for keyspace, level := range map[string]string{"default": "quorum", "cp": "quorum", "ap": "quorum", "lf": "quorum"} {
+		for i := range keys {
+			if err := c.putAt(keyspace, fmt.Sprintf("%c%d", "05bhkpsz"[i%8], i), "v", level); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	intact := func(when string) {
+		t.Helper()
+		for _, keyspace := range []string{"default", "cp", "ap", "lf"} {
+			if n := len(c.contents(keyspace)); n != keys {
+				t.Errorf("%s: %s has %d keys, want %d", when, keyspace, n, keys)
+			}
+		}
+	}
+	for _, step := range [][2]string{{"stop", "start"}, {"kill", "start"}, {"pause", "resume"}} {
+		c.must("node", step[0], "n2")
+		if out := c.must("status", "-o", "table"); !strings.Contains(out, "n2") {
+			t.Errorf("status: %s", out)
+		}
+		eventually(t, 20*time.Second, "writes without n2", func() error { return c.try("put", "-k", "cp", "0"+"0", "v") })
+		c.must("node", step[1], "n2")
+		intact("after " + step[0] + " and " + step[1])
+	}
+	c.must("node", "add")
+	c.reload()
+	if len(c.Nodes) != 4 || !c.node("n4").Joined {
+		t.Errorf("after node add: %+v", c.Nodes)
+	}
+	if out := c.must("get", "-k", "cp", "--node", "n4", "00"); out != "v" {
+		t.Errorf("n4 reads %q", out)
+	}
+	c.must("node", "remove", "n1")
+	c.reload()
+	for _, n := range c.status("").Nodes {
+		if n.Name == "n1" {
+			t.Errorf("n1 is still there: %+v", n)
+		}
+	}
+	intact("after n4 came and n1 went")
+	for _, sh := range c.status("").Shards {
+		if len(sh.Replicas) != 3 {
+			t.Errorf("shard %d of %s has %d replicas, want 3", sh.Group, sh.Keyspace, len(sh.Replicas))
+		}
+	}
+	c.refused(exitFailed, []string{"n1"}, "node", "kill", "n1")
+}
+
+func (c *cluster) putAt(keyspace, key, value, level string) error {
+	l, err := consistency.ParseLevel(level)
+	if err != nil {
+		return err
+	}
+	_, err = c.client().Put(c.t.Context(), keyspace, key, []byte(value), client.Level(l))
+	return err
+}
+
+// One node alone: alive while it runs, ready when it can serve, gone soon after
+// SIGTERM, and without --allow-faults nobody can break it.
+func TestServeStopsInOrder(t *testing.T) {
+	t.Parallel()
+	n := serveAlone(t, "solo")
+	if status, _, _, err := fetch(t.Context(), http.MethodGet, n.url+"/livez", ""); status != http.StatusOK || err != nil {
+		t.Errorf("/livez: %d, %v", status, err)
+	}
+	args := []string{"--endpoint", n.url}
+	if r := fulcrumCommand(t, "", append(args, "keyspace", "create", "one")...); r.code != exitDone {
+		t.Fatalf("keyspace create: %s", r)
+	}
+	eventually(t, 20*time.Second, "a keyspace with one replica serves", func() error {
+		if r := fulcrumCommand(t, "", append(args, "put", "-k", "one", "k", "v")...); r.code != exitDone {
+			return fmt.Errorf("%s", r)
+		}
+		return nil
+	})
+
+	// Faults are off.
+	status, _, body, err := fetch(t.Context(), http.MethodPost, n.url+"/v1/faults", `{"kind":"isolate","node":"solo"}`)
+	if status != http.StatusForbidden || !strings.Contains(body, `"faults-off"`) || err != nil {
+		t.Errorf("POST /v1/faults: %d %s, %v", status, body, err)
+	}
+	fault := append(args, "fault", "isolate", "solo")
+	wantRefusal(t, fulcrumCommand(t, "", fault...), exitFailed, []string{"--allow-faults"}, fault)
+
+	// SIGTERM.
+	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 15*time.Second, "/readyz says no", func() error {
+		if status, _, _, err := fetch(t.Context(), http.MethodGet, n.url+"/readyz", ""); err == nil && status == http.StatusOK {
+			return fmt.Errorf("it answers %d", status)
+		}
+		return nil
+	})
+	select {
+	case <-n.ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it runs 20 s after SIGTERM")
+	}
+	if code := n.cmd.ProcessState.ExitCode(); code != exitDone {
+		t.Errorf("exit code %d after SIGTERM; its log:\n%s", code, n.log.String())
+	}
+	if !strings.Contains(n.log.String(), "node has stopped") {
+		t.Errorf("the log does not end in order:\n%s", n.log.String())
+	}
+}
+
+// served is a `fulcrum serve` that the test started itself.
+type served struct {
+	cmd   *exec.Cmd
+	url   string
+	log   *strings.Builder // to be read once it has ended
+	ended chan struct{}
+	args  []string
+}
+
+// serveAlone starts a cluster of one node with `fulcrum serve`, and waits until it is ready.
+func serveAlone(t *testing.T, name string, more ...string) *served {
+	t.Helper()
+	base, err := local.FreeBasePort(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{"serve", "--name", name, "--cluster-id", "test", "--data", filepath.Join(t.TempDir(), name), "--index", "1",
+		"--base-port", fmt.Sprint(base), "--initial-nodes", fmt.Sprintf("%s=127.0.0.1:%d", name, base+201)}, more...)
+	n := serveWith(t, args...)
+	n.url = fmt.Sprintf("http://127.0.0.1:%d", base+101)
+	eventually(t, 30*time.Second, name+" is ready", func() error {
+		status, _, body, err := fetch(t.Context(), http.MethodGet, n.url+"/readyz?verbose", "")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("%d %s", status, body)
+		}
+		return err
+	})
+	return n
+}
+
+// serveWith starts the binary in the background and kills it when the test ends.
+func serveWith(t *testing.T, args ...string) *served {
+	t.Helper()
+	n := &served{cmd: exec.Command(binary, args...), log: &strings.Builder{}, ended: make(chan struct{}), args: args}
+	n.cmd.Dir, n.cmd.Stdout, n.cmd.Stderr = t.TempDir(), n.log, n.log
+	if err := n.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = n.cmd.Wait(); close(n.ended) }()
+	t.Cleanup(func() {
+		_ = n.cmd.Process.Kill()
+		<-n.ended
+		if t.Failed() {
+			t.Logf("the log of fulcrum %s:\n%s", strings.Join(args, " "), n.log)
+		}
+	})
+	return n
+}
+
+// keyspacesOf is what a cluster says of its keyspaces, to compare.
+func (c *cluster) keyspacesOf() string {
+	c.t.Helper()
+	var list []fulcrum.KeyspaceInfo
+	if err := json.Unmarshal([]byte(c.must("keyspace", "list", "-o", "json")), &list); err != nil {
+		c.t.Fatal(err)
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
+}
