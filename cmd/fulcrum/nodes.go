@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fulcrum"
+	"fulcrum/client"
 	"fulcrum/local"
 )
 
@@ -105,15 +106,9 @@ func (a *app) nodeRemove() *cobra.Command {
 			bar := a.progress()
 			total := -1
 			for {
-				info, err := c.Cluster(ctx)
+				left, err := replicasLeft(ctx, c, name)
 				if err != nil {
 					return err
-				}
-				left := -1
-				for _, n := range info.Nodes {
-					if n.Name == name {
-						left = n.Replicas
-					}
 				}
 				if left < 0 {
 					break
@@ -140,6 +135,32 @@ func (a *app) nodeRemove() *cobra.Command {
 			}))
 		},
 	}
+}
+
+// replicasLeft says how many replicas a node has that is being removed, or -1 once it
+// is forgotten. The others are asked: it is not told of the end itself.
+func replicasLeft(ctx context.Context, c *client.Client, name fulcrum.NodeID) (int, error) {
+	info, err := c.Cluster(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, other := range info.Nodes {
+		if other.Name == name {
+			continue
+		}
+		seen, askErr := c.Cluster(ctx, client.On(other.Name), client.NoRetry())
+		if askErr != nil {
+			err = askErr
+			continue
+		}
+		for _, n := range seen.Nodes {
+			if n.Name == name {
+				return n.Replicas, nil
+			}
+		}
+		return -1, nil
+	}
+	return 0, err
 }
 
 func cutPort(addr string) (host, port string, err error) { return net.SplitHostPort(addr) }
