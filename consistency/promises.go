@@ -184,7 +184,7 @@ func leaderRead(k Kind) Promise {
 			Asked:      "leader",
 			Needed:     "leader, holding a lease",
 			RoundTrips: "1 to the leader, none if asked there",
-			Minority:   "answered on the leader's side until its lease ends, then refused",
+			Minority:   "answered on the leader's side until its lease ends, unless writes there wait for a majority; then refused",
 			Checker:    CheckLinearizable,
 		}
 	case Lease:
@@ -209,7 +209,7 @@ func leaseRead() Promise {
 		Asked:      "leader",
 		Needed:     "leader, holding a lease",
 		RoundTrips: "1 to the leader, none if asked there",
-		Minority:   "answered on the leader's side until its lease ends, then refused",
+		Minority:   "answered on the leader's side until its lease ends, unless writes there wait for a majority; then refused",
 		Checker:    CheckLinearizable,
 	}
 }

@@ -32,6 +32,8 @@ type Cluster struct {
 	BasePort int    `json:"base_port"`
 	Initial  int    `json:"initial_nodes"`
 	Nodes    []Node `json:"nodes"`
+
+	Gone []string `json:"removed,omitempty"` // directories of nodes that were removed
 }
 
 // Node is one process of a local cluster.

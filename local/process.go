@@ -310,6 +310,7 @@ func (c *Cluster) Forget(ctx context.Context, name fulcrum.NodeID) error {
 	}
 	for i := range c.Nodes {
 		if c.Nodes[i].Name == name {
+			c.Gone = append(c.Gone, c.Nodes[i].Dir)
 			c.Nodes = append(c.Nodes[:i], c.Nodes[i+1:]...)
 			break
 		}
@@ -403,8 +404,12 @@ func (c *Cluster) Down(ctx context.Context, wipe bool) error {
 		return err
 	}
 	if wipe {
+		dirs := c.Gone
 		for _, n := range c.Nodes {
-			if err := os.RemoveAll(n.Dir); err != nil {
+			dirs = append(dirs, n.Dir)
+		}
+		for _, dir := range dirs {
+			if err := os.RemoveAll(dir); err != nil {
 				return err
 			}
 		}

@@ -171,6 +171,9 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 		out, err := try()
 		for hops := 0; hops < 3 && errors.Is(err, fulcrum.ErrNotLeader); hops++ {
 			hint := fulcrum.NodeID(fulcrum.AsError(err).Hint)
+			if hint == n.opt.Name && !n.registered() {
+				err = &fulcrum.Error{Code: fulcrum.CodeUnavailable, Detail: "the catalog's leader has this node's name", Err: errNamesake}
+			}
 			if hint == "" || hint == n.opt.Name {
 				break
 			}
@@ -181,12 +184,16 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed now: %v", err).
+			return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed now: %w", err).
 				WithHint("a majority of its voters must be up and connected; see fulcrum status")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
+
+// errNamesake says that others take a node of our name for the catalog's leader,
+// which we are not.
+var errNamesake = errors.New("a node with the same name leads the catalog")
 
 // anyInitial picks a node to ask who leads, for one that has not been told yet.
 func (n *Node) anyInitial() fulcrum.NodeID {

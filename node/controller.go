@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -128,18 +127,22 @@ func (c *controller) wanted(st *catalog.State, ref catalog.ShardRef) (catalog.St
 	sh := ref.Shard
 	next := catalog.StartChange{ShardAt: catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}, Mode: ref.Keyspace.Target, Replicas: sh.Replicas}
 	if i := slices.IndexFunc(sh.Replicas, func(id fulcrum.NodeID) bool { return st.Nodes[id].Removing }); i >= 0 {
-		next.Replicas = replaced(st, sh, sh.Replicas[i])
+		next.Replicas = replaced(st, sh, sh.Replicas[i], ref.Keyspace.Replicas)
 	}
 	return next, next.Mode != sh.Mode || !slices.Equal(next.Replicas, sh.Replicas) || len(sh.Wiped) > 0
 }
 
-// replaced returns the replicas of sh with one of them moved elsewhere. A shard
-// with a single replica first gets a second one and drops the old in a later
-// change, so that the data is never in one unfinished place.
-func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID) []fulcrum.NodeID {
+// replaced returns the replicas of sh, of which the keyspace wants so many, with one
+// of them moved elsewhere; with nowhere to go they get fewer, but never none. A shard
+// with a single replica first gets a second one and drops the old in a later change,
+// so that the data is never in one unfinished place.
+func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want int) []fulcrum.NodeID {
 	candidates := slices.DeleteFunc(st.Candidates(gone), func(c partition.Candidate) bool { return sh.Hosts(c.Node) })
 	rest := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return id == gone })
-	if len(candidates) == 0 || len(rest) == 1 && len(sh.Replicas) == 2 {
+	if len(candidates) == 0 && len(rest) == 0 {
+		return sh.Replicas
+	}
+	if len(candidates) == 0 || len(rest) >= want {
 		return rest
 	}
 	fresh := partition.Place(sh.Group, 1, candidates)
@@ -320,7 +323,7 @@ func (c *controller) needsLeader(st *catalog.State, sh *catalog.Shard) bool {
 func (c *controller) promote(ctx context.Context, sh *catalog.Shard) error {
 	st := c.n.machine.State()
 	if old, ok := st.Nodes[sh.Leader]; ok && old.Liveness == sh.LeaderEpoch {
-		if !c.n.lives.expired(sh.Leader) {
+		if !c.n.lives.condemn(sh.Leader, old.Liveness) {
 			return nil
 		}
 		if _, err := c.n.propose(ctx, catalog.Command{Bump: &catalog.Bump{Node: sh.Leader, From: old.Liveness}}); err != nil {
@@ -336,7 +339,7 @@ func (c *controller) promote(ctx context.Context, sh *catalog.Shard) error {
 	if err != nil {
 		return fmt.Errorf("promoting a leader of shard %d: %w", sh.Group, err)
 	}
-	leader := c.longest(st, promises)
+	leader := c.longest(st, sh, promises)
 	if leader == "" {
 		return fulcrum.Errorf(fulcrum.CodeUnavailable, "no live replica of shard %d has the longest log", sh.Group)
 	}
@@ -357,17 +360,25 @@ func (c *controller) firstLeader(sh *catalog.Shard, settled []fulcrum.NodeID) (f
 			equal[id] = leaderfollower.Promise{}
 		}
 	}
-	leader := c.longest(st, equal)
+	leader := c.longest(st, sh, equal)
 	return leader, st.Nodes[leader].Liveness
 }
 
 // longest picks the replica with the longest log; among equals the live one that
-// leads the fewest shards.
-func (c *controller) longest(st *catalog.State, promises map[fulcrum.NodeID]leaderfollower.Promise) fulcrum.NodeID {
+// leads the fewest shards, and then the first in the shard's order of placement, which
+// differs from shard to shard.
+func (c *controller) longest(st *catalog.State, sh *catalog.Shard, promises map[fulcrum.NodeID]leaderfollower.Promise) fulcrum.NodeID {
 	leads := map[fulcrum.NodeID]int{}
 	st.Groups(func(ref catalog.ShardRef) { leads[ref.Shard.Leader]++ })
 	var best fulcrum.NodeID
-	for _, id := range slices.Sorted(maps.Keys(promises)) {
+	order := sh.Replicas
+	if sh.Next != nil {
+		order = append(slices.Clone(order), sh.Next.Replicas...)
+	}
+	for _, id := range order {
+		if _, asked := promises[id]; !asked {
+			continue
+		}
 		if best == "" || better(promises[id], promises[best]) ||
 			!better(promises[best], promises[id]) && c.rank(id, leads) < c.rank(best, leads) {
 			best = id

@@ -66,14 +66,20 @@ type operation struct {
 func (op *operation) keyspace() (*catalog.State, *catalog.Keyspace, error) {
 	st := op.n.machine.State()
 	ks, ok := st.Keyspaces[op.call.Keyspace]
-	op.receipt = consistency.Receipt{Keyspace: op.call.Keyspace, Node: op.n.opt.Name, Level: op.call.Level, Staleness: -1}
+	op.receipt = consistency.Receipt{Level: op.call.Level, Staleness: -1}
 	if !ok {
 		if len(st.Nodes) == 0 {
 			return nil, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "this node has not heard of its cluster yet").WithHint("see /readyz")
 		}
 		return nil, nil, catalog.NoKeyspace(op.call.Keyspace, st)
 	}
-	op.receipt.Mode, op.receipt.Durable = ks.Mode, ks.Durability
+	op.receipt.Keyspace, op.receipt.Node, op.receipt.Mode, op.receipt.Durable = ks.Name, op.n.opt.Name, ks.Mode, ks.Durability
+	if op.call.Level == (consistency.Level{}) {
+		op.receipt.Level = ks.ReadLevel
+		if op.access == consistency.Write {
+			op.receipt.Level = ks.WriteLevel
+		}
+	}
 	if op.call.Session != "" {
 		var err error
 		if op.session, err = consistency.OpenToken(op.n.tokenKey(), op.call.Session); err != nil {
@@ -349,10 +355,8 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 					return op.outcome(last)
 				}
 				if errors.Is(last, fulcrum.ErrUnavailable) {
-					if need := needed(ref.Shard, op.access, level); need > 1 {
-						if few := op.n.tooFew(ctx, ref.Shard, need); few != nil {
-							return few
-						}
+					if few := op.n.tooFew(ctx, ref.Shard, needed(ref.Shard, op.access, level), op.access); few != nil {
+						return few
 					}
 				}
 				if !wait {

@@ -38,6 +38,8 @@ type lease struct {
 	epoch uint64           // liveness epoch that it was granted in
 	live  []fulcrum.NodeID // nodes whose leases hold, as the catalog's leader sees it
 	asOf  time.Time
+
+	resigned bool // for good: a renewal still under way must not bring it back
 }
 
 // grant answers a renewal.
@@ -82,6 +84,9 @@ func (n *Node) renew(ctx context.Context) {
 	}
 	n.lease.mu.Lock()
 	defer n.lease.mu.Unlock()
+	if n.lease.resigned {
+		return
+	}
 	n.lease.until, n.lease.epoch = sent.Add(leaseTime), g.Epoch
 	n.lease.live, n.lease.asOf = g.Live, time.Now()
 }
@@ -112,6 +117,12 @@ type liveness struct {
 	term    uint64 // of the catalog leadership that the rest belongs to
 	since   time.Time
 	renewed map[fulcrum.NodeID]time.Time
+
+	resigned map[fulcrum.NodeID]bool // and not renewed since
+
+	// condemned are nodes whose liveness epoch is about to be raised: from the moment
+	// at which that was decided they get no lease in the epoch named.
+	condemned map[fulcrum.NodeID]uint64
 }
 
 // lead begins anew for a term: everybody counts as live for takeoverTime.
@@ -119,7 +130,7 @@ func (l *liveness) lead(term uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.term != term || l.renewed == nil {
-		l.term, l.since, l.renewed = term, time.Now(), map[fulcrum.NodeID]time.Time{}
+		l.term, l.since, l.renewed, l.resigned, l.condemned = term, time.Now(), map[fulcrum.NodeID]time.Time{}, map[fulcrum.NodeID]bool{}, map[fulcrum.NodeID]uint64{}
 	}
 }
 
@@ -127,6 +138,13 @@ func (l *liveness) lead(term uint64) {
 func (l *liveness) expired(node fulcrum.NodeID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.expiredLocked(node)
+}
+
+func (l *liveness) expiredLocked(node fulcrum.NodeID) bool {
+	if l.resigned[node] {
+		return true
+	}
 	last := l.renewed[node]
 	if last.Before(l.since) {
 		last = l.since
@@ -134,29 +152,40 @@ func (l *liveness) expired(node fulcrum.NodeID) bool {
 	return time.Since(last) > takeoverTime
 }
 
-func (l *liveness) renewal(node fulcrum.NodeID) {
+// renewal notes that node gets a lease in a liveness epoch, or reports false: it must
+// not have one.
+func (l *liveness) renewal(node fulcrum.NodeID, epoch uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.renewed != nil {
-		l.renewed[node] = time.Now()
+	if e, ok := l.condemned[node]; l.renewed == nil || ok && epoch <= e {
+		return false
 	}
+	l.renewed[node] = time.Now()
+	delete(l.resigned, node)
+	return true
 }
 
-// resign makes node count as expired at once: it said itself that its lease ended.
+// condemn decides that the liveness epoch of node is to be raised, if its lease has
+// run out. It and renewal exclude each other: else a renewal between the decision and
+// the raise could let a replaced leader go on.
+func (l *liveness) condemn(node fulcrum.NodeID, epoch uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.condemned == nil || !l.expiredLocked(node) {
+		return false
+	}
+	l.condemned[node] = epoch
+	return true
+}
+
+// resign makes node, and nobody else, count as expired at once: it said itself that
+// its lease ended.
 func (l *liveness) resign(node fulcrum.NodeID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.renewed != nil {
-		l.renewed[node] = time.Now().Add(-2 * takeoverTime)
-		l.since = minTime(l.since, l.renewed[node])
+		l.resigned[node] = true
 	}
-}
-
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // grantLease is the catalog leader's side of a renewal.
@@ -171,7 +200,9 @@ func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID) (grant, error)
 		return grant{}, fulcrum.Errorf(fulcrum.CodeNotFound, "node %s is not in the cluster", to)
 	}
 	n.lives.lead(term)
-	n.lives.renewal(to)
+	if !n.lives.renewal(to, node.Liveness) {
+		return grant{}, fulcrum.Errorf(fulcrum.CodeUnavailable, "the lease of %s ran out; it gets a new one in its next liveness epoch", to)
+	}
 	g := grant{Epoch: node.Liveness}
 	for _, id := range st.NodeNames() {
 		if !n.lives.expired(id) {
@@ -185,7 +216,7 @@ func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID) (grant, error)
 // shards that it leads get another leader at once.
 func (n *Node) resignAll(ctx context.Context) error {
 	n.lease.mu.Lock()
-	n.lease.until = time.Time{}
+	n.lease.until, n.lease.resigned = time.Time{}, true
 	n.lease.mu.Unlock()
 	leader, self := n.catalog.Leader()
 	if self || leader == "" {
@@ -209,9 +240,20 @@ func (n *Node) actorNow() uint32 {
 func (n *Node) runRegister(ctx context.Context) error {
 	me := catalog.Node{Name: n.opt.Name, Zone: n.opt.Zone, RedisAddr: n.opt.RedisAddr, HTTPAddr: n.opt.HTTPAddr, PeerAddr: n.opt.PeerAddr,
 		GossipAddr: n.opt.GossipAddr, Incarnation: n.store.Identity().Incarnation, Voter: isInitialVoter(n)}
+	var namesake time.Time // since when a leader of our name is all that others know
 	for {
-		if done, err := n.register(ctx, me); done || ctx.Err() != nil {
+		done, err := n.register(ctx, me)
+		if done || ctx.Err() != nil {
 			return err
+		}
+		switch {
+		case !errors.Is(err, errNamesake):
+			namesake = time.Time{}
+		case namesake.IsZero():
+			namesake = time.Now()
+		case time.Since(namesake) > takeoverTime: // no memory of an earlier life of ours: they would have elected another
+			return fulcrum.Errorf(fulcrum.CodeExists, "a node named %s is running already; it leads the catalog", me.Name).
+				WithHint("choose another --name, or stop the other one first")
 		}
 		select {
 		case <-ctx.Done():
@@ -241,7 +283,7 @@ func (n *Node) register(ctx context.Context, me catalog.Node) (done bool, err er
 	if err != nil {
 		n.log.Debug("not registered yet", "err", err)
 	}
-	return false, nil
+	return false, err
 }
 
 func (n *Node) setActor(actor uint32) {

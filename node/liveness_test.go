@@ -14,7 +14,7 @@ func TestWhoCountsAsLive(t *testing.T) {
 		n1, n2 bool // expired
 	}
 	lead := func(term uint64) func(*liveness) { return func(l *liveness) { l.lead(term) } }
-	renew1 := func(l *liveness) { l.renewal("n1") }
+	renew1 := func(l *liveness) { l.renewal("n1", 1) }
 	resign1 := func(l *liveness) { l.resign("n1") }
 	nothing := func(*liveness) {}
 	tests := []struct {
@@ -65,4 +65,29 @@ func TestTakeoverComesAfterTheLease(t *testing.T) {
 	if takeoverTime <= leaseTime || renewEvery*2 >= leaseTime {
 		t.Errorf("a lease of %s, renewed every %s, taken over after %s", leaseTime, renewEvery, takeoverTime)
 	}
+}
+
+// Once it is decided that a node is replaced, nothing gives it a lease in the epoch
+// that is being ended: neither a renewal that comes just then, nor a later one.
+func TestNoLeaseBetweenTheDecisionAndTheRaise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l liveness
+		l.lead(1)
+		if l.condemn("n1", 7) {
+			t.Error("condemned while a lease of before may hold")
+		}
+		time.Sleep(takeoverTime + 1)
+		if !l.condemn("n1", 7) {
+			t.Fatal("not condemned although its lease ran out")
+		}
+		if l.renewal("n1", 7) {
+			t.Error("a lease was granted in the epoch that is being ended")
+		}
+		if !l.expired("n1") {
+			t.Error("the refused renewal counts as one")
+		}
+		if !l.renewal("n1", 8) || l.expired("n1") {
+			t.Error("no lease in the next epoch")
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/consistency"
 	"fulcrum/node/catalog"
 )
 
@@ -83,11 +84,16 @@ func (n *Node) reached(ctx context.Context, sh *catalog.Shard) int {
 // tooFew reports, as a refusal, when fewer than need replicas of a shard can be
 // reached from here: then nobody on this side can do the request, and waiting for an
 // election, or asking another replica, would only take longer.
-func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard, need int) error {
+func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard, need int, a consistency.Access) error {
 	reached := n.reached(ctx, sh)
 	if reached >= need {
 		return nil
 	}
-	return fulcrum.Errorf(fulcrum.CodeUnavailable, "%d of the shard's %d replicas can be reached from %s, %d are needed", reached, len(sh.Replicas), n.opt.Name, need).
-		WithHint("is this node on the minority side of a partition? fulcrum status shows nodes and faults; a weaker level may answer")
+	hint := "is this node on the minority side of a partition? fulcrum status shows nodes and faults"
+	if a == consistency.Read || sh.Mode == consistency.Quorum {
+		hint += "; a weaker level may answer"
+	}
+	e := fulcrum.Errorf(fulcrum.CodeUnavailable, "%d of the shard's %d replicas can be reached from here, %d are needed", reached, len(sh.Replicas), need)
+	e.Node = n.opt.Name
+	return e.WithHint("%s", hint)
 }

@@ -9,10 +9,11 @@ import (
 // Status implements replication.Group. Term is the catalog's, without the life.
 func (g *Group) Status() replication.Status {
 	keys, bytes := g.env.State.Keys(), g.env.State.Bytes()
+	lease := g.leaseHolds()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := replication.Status{
-		Leader: g.leader, IsLeader: g.leading != 0, Term: g.promised >> lifeBits,
+		Leader: g.leader, IsLeader: g.leading != 0 && lease, Term: g.promised >> lifeBits,
 		LastIndex: g.hist.last, Applied: g.applied, Committed: g.commit,
 		Fenced: g.note.fence != 0, CatchingUp: g.catchingUp, Keys: keys, Bytes: bytes,
 	}
