@@ -42,8 +42,7 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "lease":
 		return n.grantLease(ctx, from)
 	case "resign":
-		n.lives.resign(from)
-		return struct{}{}, nil
+		return struct{}{}, n.acceptResignation(ctx, from)
 	case "register":
 		if req.Register == nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "register without a node")

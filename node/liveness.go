@@ -212,18 +212,42 @@ func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID) (grant, error)
 	return g, nil
 }
 
-// resignAll gives up this node's lease and tells the catalog's leader, so that the
+// resign gives up this node's lease and tells the catalog's leader, so that the
 // shards that it leads get another leader at once.
-func (n *Node) resignAll(ctx context.Context) error {
+func (n *Node) resign(ctx context.Context) error {
 	n.lease.mu.Lock()
 	n.lease.until, n.lease.resigned = time.Time{}, true
 	n.lease.mu.Unlock()
-	leader, self := n.catalog.Leader()
-	if self || leader == "" {
-		return nil
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for {
+		leader, self := n.catalog.Leader()
+		if !self && leader != "" {
+			if _, err := ask[struct{}](ctx, n, leader, adminRequest{Do: "resign"}); err == nil {
+				return nil
+			}
+		}
+		if len(n.machine.State().Nodes) < 2 {
+			return nil // nobody to tell
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	_, err := ask[struct{}](ctx, n, leader, adminRequest{Do: "resign"})
-	return err
+}
+
+// acceptResignation is the catalog leader's side. The node's own word is enough: it
+// has given up its lease for good before it says so.
+func (n *Node) acceptResignation(ctx context.Context, from fulcrum.NodeID) error {
+	term := n.catalog.Term()
+	if err := n.catalog.Confirm(ctx); err != nil {
+		return err
+	}
+	n.lives.lead(term)
+	n.lives.resign(from)
+	return nil
 }
 
 // registered reports whether the catalog has taken this node in, with the data

@@ -358,9 +358,11 @@ func (n *Node) drain() {
 			return nil
 		})
 	}
-	g.Go(func() error { return n.resignAll(ctx) })
+	g.Go(func() error { return n.catalog.HandOver(ctx) })
 	_ = g.Wait()
-	_ = n.catalog.HandOver(ctx)
+	if err := n.resign(ctx); err != nil { // to whoever leads the catalog now
+		n.log.Debug("not resigned", "err", err)
+	}
 }
 
 // Close releases what Open took. Run must have returned. It is idempotent.
