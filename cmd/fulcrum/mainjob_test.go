@@ -87,12 +87,16 @@ func TestMainJob(t *testing.T) {
 // upByCommand starts five nodes with `fulcrum up`.
 func upByCommand(t *testing.T) *cluster {
 	t.Helper()
-	base, err := local.FreeBasePort(5)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := filepath.Join(t.TempDir(), "data")
-	r := fulcrumCommand(t, "", "up", "--data", dir, "--base-port", strconv.Itoa(base), "-o", "table")
+	var base int
+	var r result
+	for try := 0; try == 0 || try < 5 && strings.Contains(r.err, "cannot be used"); try++ { // somebody took a port meanwhile
+		var err error
+		if base, err = local.FreeBasePort(5); err != nil {
+			t.Fatal(err)
+		}
+		r = fulcrumCommand(t, "", "up", "--data", dir, "--base-port", strconv.Itoa(base), "-o", "table")
+	}
 	if r.code != exitDone {
 		t.Fatalf("fulcrum up: %s", r)
 	}
@@ -113,7 +117,7 @@ func upByCommand(t *testing.T) *cluster {
 // may be read on both sides, if asked for.
 func (c *cluster) cutRaft() {
 	c.t.Helper()
-	c.eventuallyRefused(10*time.Second, []string{"2 of", "3 are needed"}, "put", "-k", "cp", "--node", "n1", "balance", "13")
+	c.refused(exitUnavailable, []string{"2 of", "3 are needed"}, "put", "-k", "cp", "--node", "n1", "balance", "13")
 	eventually(c.t, 10*time.Second, "the majority takes writes of cp", func() error { return c.try("put", "-k", "cp", "--node", "n3", "balance", "50") })
 	c.refused(exitUnavailable, []string{"needed"}, "put", "-k", "cp", "--node", "n1", "balance", "13")
 	c.refused(exitUnavailable, nil, "get", "-k", "cp", "--node", "n1", "balance")
@@ -136,7 +140,7 @@ func (c *cluster) cutQuorum() {
 	if out := c.must("get", "-k", "ap", "--level", "one", "--node", "n1", "likes"); out != "7" {
 		c.t.Errorf("ap on n1 after the other side wrote: %q, want 7", out)
 	}
-	c.refused(exitUnavailable, []string{"2 of the 3 replicas needed"}, "put", "-k", "ap", "--node", "n1", "likes", "13")
+	c.refused(exitUnavailable, []string{"2 of"}, "put", "-k", "ap", "--node", "n1", "likes", "13")
 	c.must("put", "-k", "ap", "--node", "n3", "likes", "8")
 }
 
