@@ -14,10 +14,10 @@ build: ## build bin/fulcrum
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/fulcrum ./cmd/fulcrum
 
 up: build ## build, start a local cluster of 5 nodes in the background, say what to try next
-	@bin/fulcrum up
+	@bin/fulcrum up -o table
 
 down: ## stop the local cluster (its data stays in ./data; bin/fulcrum down --wipe removes it)
-	@bin/fulcrum down
+	@bin/fulcrum down -o table
 
 test: check build race ## everything CI runs: format, vet, lint, tidy, all tests, the race detector on the packages that share memory
 	$(GO) test -tags $(TAGS) -shuffle=on -timeout 15m $(PKGS)

@@ -2,6 +2,8 @@ package raft
 
 import (
 	"context"
+	"encoding/binary"
+	"sync"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
@@ -13,8 +15,8 @@ import (
 // epoch's starting point, instead of after a timeout that everybody waits for: the
 // node names one replica for it, so that a new epoch has a leader within a round
 // trip. It does what a leader that hands over does (TimeoutNow, Ongaro's thesis,
-// section 3.10), which is safe at any time. The others may not have opened the epoch
-// yet, so it tries again for as long as an ordinary election would have taken.
+// section 3.10), which is safe at any time. First it waits until a majority has the
+// epoch open: a candidate that asks too early waits a whole election timeout.
 func (c *core) campaign(ctx context.Context, in *instance) {
 	_, last := c.store.bounds()
 	if _, based := c.snaps.current(); last > 1 || !based {
@@ -23,15 +25,20 @@ func (c *core) campaign(ctx context.Context, in *instance) {
 	end := time.Now().Add(2 * c.tuning.Election)
 	for time.Now().Before(end) && ctx.Err() == nil {
 		leader, _ := in.raft.LeaderWithID()
+		voters := in.voters()
 		switch {
 		case leader != "":
 			return
-		case in.raft.State() == hraft.Follower:
+		case in.raft.State() == hraft.Follower && len(voters) > 0 && c.majorityOpen(ctx, voters):
 			response := make(chan hraft.RPCResponse, 1)
-			rpc := hraft.RPC{RespChan: response, Command: &hraft.TimeoutNowRequest{
-				RPCHeader: header(c.env.Node)}}
+			rpc := hraft.RPC{RespChan: response, Command: &hraft.TimeoutNowRequest{RPCHeader: header(c.env.Node)}}
 			select {
 			case in.trans.consumer <- rpc:
+			case <-ctx.Done():
+				return
+			}
+			select { // until then it may still look like a follower, and must not be asked again
+			case <-response:
 			case <-ctx.Done():
 				return
 			}
@@ -40,7 +47,38 @@ func (c *core) campaign(ctx context.Context, in *instance) {
 	}
 }
 
-const campaignPause = 60 * time.Millisecond
+const (
+	campaignPause = 10 * time.Millisecond
+	probeLimit    = 200 * time.Millisecond
+)
+
+// majorityOpen reports whether a majority of voters, this one included, answers in
+// this group and epoch. It asks for their term, which changes nothing.
+func (c *core) majorityOpen(ctx context.Context, voters []fulcrum.NodeID) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	answers := make(chan bool, len(voters))
+	var asks sync.WaitGroup
+	defer asks.Wait()
+	defer cancel()
+	asked, open := 0, 1
+	for _, id := range voters {
+		if id == c.env.Node {
+			continue
+		}
+		asked++
+		asks.Go(func() {
+			_, err := c.env.Peers.Call(ctx, id, binary.AppendUvarint([]byte{msgConfirm}, 0))
+			answers <- err == nil
+		})
+	}
+	for ; asked > 0 && open <= len(voters)/2; asked-- {
+		if <-answers {
+			open++
+		}
+	}
+	return open > len(voters)/2
+}
 
 // heardMajority reports whether enough of voters to make a majority with this
 // replica have answered it within d.
