@@ -35,11 +35,13 @@ func (m *missed) set(id fulcrum.NodeID) {
 	m.at[id] = time.Now()
 }
 
-func (m *missed) lately(id fulcrum.NodeID) bool {
+// lately reports whether a ping of node was missed just now, and nothing was heard of
+// it since: a cut that has healed counts no longer.
+func (m *missed) lately(id fulcrum.NodeID, heard time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at, ok := m.at[id]
-	return ok && time.Since(at) < missedFor
+	return ok && time.Since(at) < missedFor && heard.Before(at)
 }
 
 // reach returns CodeUnavailable if a node does not answer.
@@ -47,12 +49,16 @@ func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 	if to == n.opt.Name {
 		return nil
 	}
+	var heard time.Time
 	for _, p := range n.peers.Peers() {
-		if p.Node == to && time.Since(p.LastHeard) < heardRecently {
-			return nil
+		if p.Node == to {
+			heard = p.LastHeard
 		}
 	}
-	if !n.missed.lately(to) {
+	if time.Since(heard) < heardRecently {
+		return nil
+	}
+	if !n.missed.lately(to, heard) {
 		pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
 		defer cancel()
 		if _, err := n.peers.Call(pingCtx, to, chPing, nil); err == nil {
