@@ -164,7 +164,7 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 			}
 			return json.Marshal(out)
 		}
-		return ask[json.RawMessage](ctx, n, leader, req)
+		return n.askCatalogLeader(ctx, leader, req)
 	}
 	for {
 		out, err := try()
@@ -176,7 +176,7 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 			if hint == "" || hint == n.opt.Name {
 				break
 			}
-			out, err = ask[json.RawMessage](ctx, n, hint, req)
+			out, err = n.askCatalogLeader(ctx, hint, req)
 		}
 		if err == nil || !retriable(err) {
 			return out, err
@@ -193,6 +193,21 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 // errNamesake says that others take a node of our name for the catalog's leader,
 // which we are not.
 var errNamesake = errors.New("a node with the same name leads the catalog")
+
+// catalogPing bounds the question whether the catalog's leader is there at all.
+const catalogPing = time.Second
+
+// askCatalogLeader sends a request to a node that is believed to lead the catalog. A
+// leader that was just cut off is found out first, by a ping: a command sent to it would
+// have an unknown outcome, while the others are electing the one who can take it.
+func (n *Node) askCatalogLeader(ctx context.Context, leader fulcrum.NodeID, req adminRequest) (json.RawMessage, error) {
+	pingCtx, cancel := context.WithTimeout(ctx, catalogPing)
+	defer cancel()
+	if _, err := n.peers.Call(pingCtx, leader, chPing, nil); err != nil {
+		return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog's leader %s cannot be reached from %s", leader, n.opt.Name)
+	}
+	return ask[json.RawMessage](ctx, n, leader, req)
+}
 
 // anyInitial picks a node to ask who leads, for one that has not been told yet.
 func (n *Node) anyInitial() fulcrum.NodeID {

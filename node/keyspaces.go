@@ -99,25 +99,37 @@ func (n *Node) AlterKeyspace(ctx context.Context, name string, patch fulcrum.Key
 func (n *Node) DropKeyspace(ctx context.Context, name string) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	_, err := n.propose(ctx, catalog.Command{DropKeyspace: &name})
-	return err
+	made, err := n.propose(ctx, catalog.Command{DropKeyspace: &name})
+	if err != nil {
+		return err
+	}
+	return n.awaitCopy(ctx, made)
 }
 
-// await returns once this node's copy of the catalog shows a command, so that
-// who asked this node finds what was made here.
+// await is awaitCopy, and returns the keyspace as it then is.
 func (n *Node) await(ctx context.Context, name string, made catalog.Applied) (fulcrum.KeyspaceInfo, error) {
+	if err := n.awaitCopy(ctx, made); err != nil {
+		return fulcrum.KeyspaceInfo{}, err
+	}
+	st := n.machine.State()
+	ks, ok := st.Keyspaces[name]
+	if !ok {
+		return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)
+	}
+	return keyspaceInfo(ks), nil
+}
+
+// awaitCopy returns once this node's copy of the catalog shows a command, so that
+// who asked this node finds what was made here.
+func (n *Node) awaitCopy(ctx context.Context, made catalog.Applied) error {
 	for {
 		changed := n.machine.Changed()
-		if st := n.machine.State(); st.Reached(made) {
-			ks, ok := st.Keyspaces[name]
-			if !ok {
-				return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)
-			}
-			return keyspaceInfo(ks), nil
+		if n.machine.State().Reached(made) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fulcrum.KeyspaceInfo{}, fulcrum.Errorf(fulcrum.CodeUnknown, "the change of keyspace %q is made, but this node has not heard of it yet", name)
+			return fulcrum.Errorf(fulcrum.CodeUnknown, "the change is made, but %s has not heard of it yet", n.opt.Name)
 		case <-changed:
 		case <-time.After(100 * time.Millisecond):
 		}
@@ -129,8 +141,11 @@ func (n *Node) await(ctx context.Context, name string, made catalog.Applied) (fu
 func (n *Node) RemoveNode(ctx context.Context, name fulcrum.NodeID) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	_, err := n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: name}})
-	return err
+	made, err := n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: name}})
+	if err != nil || name == n.opt.Name { // who leaves may never hear of it
+		return err
+	}
+	return n.awaitCopy(ctx, made)
 }
 
 // Faults lists what is broken, as this node sees it.
