@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os/exec"
@@ -37,7 +38,13 @@ func TestMainJob(t *testing.T) {
 	}
 
 	// Cut.
-	side := c.leader("lf", "post")
+	var side fulcrum.NodeID
+	eventually(t, 10*time.Second, "status shows who leads", func() error {
+		if side = c.leader("lf", "post"); side == "" {
+			return errors.New("nobody does")
+		}
+		return nil
+	})
 	c.must("fault", "partition", "n1,n2/n3,n4,n5")
 	if out := c.must("fault", "list", "-o", "table"); !strings.Contains(out, "n1,n2 / n3,n4,n5") {
 		t.Errorf("fault list: %s", out)
