@@ -14,9 +14,12 @@ import (
 // A forwarded write that gets no answer has an unknown outcome, while a node that
 // is known to be out of reach makes it a definite refusal, or lets another replica
 // be asked. So a node not heard from just now is pinged before a request goes to it.
+// One that was heard from not long ago gets more time to answer: its link may be slow.
 const (
 	heardRecently = 25 * time.Millisecond
+	heardOfLate   = 600 * time.Millisecond
 	pingTimeout   = 250 * time.Millisecond
+	slowPing      = time.Second
 	missedFor     = 200 * time.Millisecond // for how long an unanswered ping counts
 )
 
@@ -59,7 +62,11 @@ func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 		return nil
 	}
 	if !n.missed.lately(to, heard) {
-		pingCtx, cancel := context.WithTimeout(ctx, pingTimeout)
+		limit := pingTimeout
+		if time.Since(heard) < heardOfLate {
+			limit = slowPing
+		}
+		pingCtx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		if _, err := n.peers.Call(pingCtx, to, chPing, nil); err == nil {
 			return nil
