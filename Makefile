@@ -1,6 +1,7 @@
 # fulcrum: every target says what it does; `make help` lists them.
 GO      ?= go
 TAGS    := pebblegozstd
+export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PKGS    := ./...
@@ -11,7 +12,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/fulcrum
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/fulcrum ./cmd/fulcrum
+	@$(GO) build -ldflags '$(LDFLAGS)' -o bin/fulcrum ./cmd/fulcrum
 
 up: build ## build, start a local cluster of 5 nodes in the background, say what to try next
 	@bin/fulcrum up -o table
@@ -28,7 +29,7 @@ check: ## format, go vet, staticcheck, go mod tidy
 	$(GO) vet -tags $(TAGS) $(PKGS)
 	$(GO) tool -modfile=tools/go.mod staticcheck -tags $(TAGS) $(PKGS)
 
-RACE := . ./consistency ./partition ./replication/... ./node/api/... ./node/fault ./node/netfault ./node/transport ./node/storage ./node/membership ./jepsen-lite/sim
+RACE := . ./consistency ./partition ./replication/... ./node/api/... ./node/fault ./node/netfault ./node/transport ./node/storage ./node/membership
 race: ## tests under the race detector (needs a C compiler)
 	@if command -v $${CC:-cc} >/dev/null 2>&1; then \
 		echo "$(GO) test -race $(RACE)"; CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m $(RACE); \
@@ -45,10 +46,11 @@ fuzz: ## every fuzz target for FUZZTIME (20s) each
 		echo "$$pkg $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg || exit 1; done; done
 
 SOAKTIME ?= 1h
-soak: build ## the real-cluster tests again and again for SOAKTIME (1h)
+soak: build ## whole nodes under the race detector, then real clusters and simulation again and again for SOAKTIME (1h)
+	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 20m ./jepsen-lite/sim
 	@end=$$(( $$(date +%s) + $$(echo $(SOAKTIME) | sed 's/h/*3600/;s/m/*60/;s/s//') )); n=0; \
 	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); echo "round $$n"; \
-		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... || exit 1; done; echo "$$n rounds passed"
+		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... ./jepsen-lite/... || exit 1; done; echo "$$n rounds passed"
 
 clean: ## remove what was built (not the data)
 	@rm -rf bin bench.old bench.new
