@@ -45,6 +45,9 @@ func TestMainJob(t *testing.T) {
 		}
 		return nil
 	})
+	for _, keyspace := range []string{"cp", "ap", "lf"} {
+		c.converges(keyspace, 1) // a write is on a majority when it is acknowledged; the others have it soon
+	}
 	c.must("fault", "partition", "n1,n2/n3,n4,n5")
 	if out := c.must("fault", "list", "-o", "table"); !strings.Contains(out, "n1,n2 / n3,n4,n5") {
 		t.Errorf("fault list: %s", out)
