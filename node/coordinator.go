@@ -206,8 +206,12 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 		return err
 	})
 	if err != nil && op.access == consistency.Write && errors.Is(err, fulcrum.ErrUnavailable) && !late {
-		if res, hintErr := op.hintAny(ctx, g, ws); hintErr == nil {
+		res, hintErr := op.hintAny(ctx, g, ws)
+		if hintErr == nil {
 			return res, nil
+		}
+		if fulcrum.AsError(hintErr).Maybe {
+			return nil, hintErr // it may be queued: no longer "not done"
 		}
 	}
 	if late && err != nil && !fulcrum.AsError(err).Maybe {

@@ -45,29 +45,48 @@ func openLate(n *Node) (*lateQueue, error) {
 
 // Put stores entries durably.
 func (q *lateQueue) Put(ctx context.Context, g fulcrum.GroupID, entries []fulcrum.Entry) error {
-	stored := make([]fulcrum.Entry, len(entries))
-	for i, e := range entries {
-		key := append(binary.BigEndian.AppendUint64(nil, uint64(g)), e.Key...)
-		stored[i] = e
-		stored[i].Key = key
-		stored[i].Value = bytes.Clone(e.Value)
-	}
-	q.mu.Lock()
-	q.index++
-	q.added++
-	err := q.state.Apply(q.index, stored, nil)
-	q.mu.Unlock()
-	if err != nil {
+	if err := q.add(g, entries); err != nil {
 		return err
 	}
 	if err := q.state.Flush(ctx); err != nil {
-		return err
+		e := *fulcrum.AsError(err)
+		e.Code, e.Maybe = fulcrum.CodeUnknown, true // it may still be delivered
+		return &e
 	}
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 	return nil
+}
+
+// add queues entries in memory. Where one of the same key waits already the newer
+// stays: it was promised too, and leftovers come later than hints that outdate them.
+func (q *lateQueue) add(g fulcrum.GroupID, entries []fulcrum.Entry) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	newest := make(map[string]fulcrum.Entry, len(entries))
+	for _, e := range entries {
+		key := append(binary.BigEndian.AppendUint64(nil, uint64(g)), e.Key...)
+		old, ok := newest[string(key)]
+		if !ok {
+			var err error
+			if old, err = q.state.Get(key); err != nil {
+				return err
+			}
+		}
+		if old.Version.Less(e.Version) {
+			e.Key, e.Value = key, bytes.Clone(e.Value)
+			newest[string(key)] = e
+		}
+	}
+	stored := make([]fulcrum.Entry, 0, len(newest))
+	for _, e := range newest {
+		stored = append(stored, e)
+	}
+	q.index++
+	q.added++
+	return q.state.Apply(q.index, stored, nil)
 }
 
 // Run delivers what is queued until ctx ends.
@@ -121,9 +140,12 @@ func (q *lateQueue) deliver(ctx context.Context) {
 }
 
 func (q *lateQueue) deliverGroup(ctx context.Context, g fulcrum.GroupID, entries []fulcrum.Entry) bool {
-	ref, ok := q.n.machine.State().Group(g)
+	st := q.n.machine.State()
+	ref, ok := st.Group(g)
 	if !ok {
-		return true // the keyspace was dropped: nobody is owed anything
+		// Numbers of groups only rise. Below the next one, the keyspace was dropped and
+		// nobody is owed anything; else this copy of the catalog is behind.
+		return g < st.NextGroup
 	}
 	applied := 0
 	for len(entries) > 0 {
