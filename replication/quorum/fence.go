@@ -53,6 +53,11 @@ func (g *Group) Settle(ctx context.Context, _ replication.Position, with []fulcr
 	if !g.fenced.Load() {
 		return g.errorf(fulcrum.CodeConflict, "epoch %d of group %d is not fenced here", g.env.Epoch, g.env.Group)
 	}
+	ctx, done, err := g.settleAlone(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	for _, id := range with {
 		if id == g.env.Node {
 			continue
@@ -72,6 +77,36 @@ func (g *Group) Settle(ctx context.Context, _ replication.Position, with []fulcr
 		return g.errorf(fulcrum.CodeDisk, "flush: %w", err)
 	}
 	return nil
+}
+
+// settleAlone ends a Settle that is under way, whose caller may be gone, and waits
+// until nothing of it is left. Else it might pull from a replica outside of the newer
+// set after the newer one has returned, and this replica would hold more than those
+// that settled with it: replicas of the next epoch would begin unequal.
+func (g *Group) settleAlone(ctx context.Context) (context.Context, func(), error) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	g.mu.Lock()
+	before, stop := g.settling, g.stopSettling
+	g.settling, g.stopSettling = ended, cancel
+	g.mu.Unlock()
+	done := func() { cancel(); close(ended) }
+	if before == nil {
+		return ctx, done, nil
+	}
+	stop()
+	<-before // soon: its context has ended, and every wait of it ends with that
+	// What it had queued is stored before a later item is.
+	it := &item{settle: true}
+	err := g.submitWait(ctx, it)
+	if err == nil {
+		err = g.wait(ctx, it)
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	return ctx, done, nil
 }
 
 func (g *Group) settleWith(ctx context.Context, p *peer) error {

@@ -96,6 +96,9 @@ type Group struct {
 	forcedAll fulcrum.Version            // above all of those forgotten
 	hints     int                        // marks in all peers
 	hintTombs int                        // cleared marks that Hints still holds
+
+	settling     chan struct{} // closed when the newest Settle has ended; nil: there was none
+	stopSettling context.CancelFunc
 }
 
 var _ replication.Group = (*Group)(nil)

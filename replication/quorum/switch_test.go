@@ -229,3 +229,32 @@ func TestSessionFloorAsksAMajority(t *testing.T) {
 		}
 	})
 }
+
+func TestANewerSettleEndsTheOneBefore(t *testing.T) {
+	in(t, 3, quorum.Options{}, rt.Options{}, func(t *testing.T, c *rt.Cluster) {
+		c.Net.Isolate("n3")
+		mustPut(t, c, "n3", consistency.One, "only", "n3")
+		for _, id := range c.IDs {
+			fence(t, c, id)
+		}
+		ctx, cancel := within(20 * time.Second)
+		defer cancel()
+		first := make(chan error, 1)
+		go func() { first <- c.Group("n1").Settle(ctx, replication.Position{}, c.IDs) }()
+		time.Sleep(time.Second) // it waits for n3
+		for _, id := range c.IDs[:2] {
+			if err := c.Group(id).Settle(ctx, replication.Position{}, c.IDs[:2]); err != nil {
+				t.Fatalf("settle %s: %v", id, err)
+			}
+		}
+		c.Net.Heal()
+		if err := <-first; !errors.Is(err, fulcrum.ErrUnavailable) {
+			t.Errorf("the settle that was overtaken: %v", err)
+		}
+		for _, id := range c.IDs[:2] {
+			if e, err := c.State(id).Get([]byte("only")); err != nil || !e.Version.IsZero() {
+				t.Errorf("%s holds %v, %v of a replica that did not settle with it", id, e, err)
+			}
+		}
+	})
+}
