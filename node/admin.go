@@ -234,6 +234,12 @@ func retriable(err error) bool {
 	return false
 }
 
+func (n *Node) saveCatalog() error {
+	n.saving.Lock()
+	defer n.saving.Unlock()
+	return n.store.SetRecord("catalog", n.machine.Snapshot())
+}
+
 // runCatalogCopy keeps the newest catalog on this node's disk, so that after a
 // restart keys are served before the catalog has a leader.
 func (n *Node) runCatalogCopy(ctx context.Context) error {
@@ -241,7 +247,7 @@ func (n *Node) runCatalogCopy(ctx context.Context) error {
 	for {
 		changed := n.machine.Changed()
 		if st := n.machine.State(); st != saved {
-			if err := n.store.SetRecord("catalog", n.machine.Snapshot()); err != nil {
+			if err := n.saveCatalog(); err != nil {
 				return err
 			}
 			saved = st

@@ -350,6 +350,11 @@ func (h *host) drop(g fulcrum.GroupID) error {
 	if err != nil || rec == nil {
 		return err
 	}
+	// Without the record only the catalog says that the epoch is over. Were the copy on
+	// disk from before, a crash now would let this node begin epoch 1 anew, with nothing.
+	if err := h.n.saveCatalog(); err != nil {
+		return err
+	}
 	return errors.Join(h.n.store.DropLog(g, rec.Epoch), h.n.store.DropState(g))
 }
 

@@ -76,3 +76,20 @@ func TestLateWritesWaitForACatalogThatIsBehind(t *testing.T) {
 		t.Errorf("%d writes are kept for a shard that was dropped", n)
 	}
 }
+
+func TestAReplicaIsDroppedAfterTheCatalogIsOnDisk(t *testing.T) {
+	n := openTestQueue(t).n
+	state, err := n.store.State(7, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := state.Rebase(1, record{Epoch: 1}.extra(fulcrum.Version{})); err != nil {
+		t.Fatal(err)
+	}
+	if err := newHost(n).drop(7); err != nil {
+		t.Fatal(err)
+	}
+	if saved, err := n.store.Record("catalog"); err != nil || saved == nil {
+		t.Errorf("the replica is gone, and the catalog that says so is not on disk: %q, %v", saved, err)
+	}
+}

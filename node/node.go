@@ -119,6 +119,7 @@ type Node struct {
 	faulty  []*netfault.Net
 	members *membership.Membership
 	machine *catalog.Machine
+	saving  sync.Mutex // one copy of the catalog to disk at a time, so that the newest stays
 	catalog *raft.Replica
 	metrics *metrics
 	lease   lease
