@@ -22,6 +22,7 @@ type adminRequest struct {
 	Epoch    fulcrum.Epoch        `json:",omitempty"`
 	Fence    replication.Position `json:",omitzero"`
 	With     []fulcrum.NodeID     `json:",omitempty"`
+	Attempt  int                  `json:",omitempty"`
 	Term     uint64               `json:",omitempty"`
 }
 
@@ -62,6 +63,9 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "fence":
 		return h.group.Fence(ctx)
 	case "settle":
+		if !h.newest(req.Attempt) {
+			return nil, fulcrum.Errorf(fulcrum.CodeConflict, "attempt %d at reconciling shard %d was overtaken", req.Attempt, req.Group)
+		}
 		return struct{}{}, h.group.Settle(ctx, req.Fence, req.With)
 	case "promise":
 		lf, ok := h.group.(*leaderfollower.Group)

@@ -169,16 +169,15 @@ func (c *controller) change(ctx context.Context, ref catalog.ShardRef) error {
 		return fmt.Errorf("fencing shard %d: %w", sh.Group, err)
 	}
 	at := catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}
-	if sh.Phase == catalog.Fencing {
-		if _, err := c.n.propose(ctx, catalog.Command{Reconcile: &at}); err != nil {
-			return err
-		}
+	attempt, err := c.attempt(ctx, at)
+	if err != nil {
+		return err
 	}
-	settled, err := c.settle(ctx, sh, fenced, fence)
+	settled, err := c.settle(ctx, sh, attempt, fenced, fence)
 	if err != nil {
 		return fmt.Errorf("reconciling shard %d: %w", sh.Group, err)
 	}
-	finish := catalog.FinishChange{ShardAt: at, Settled: settled}
+	finish := catalog.FinishChange{ShardAt: at, Attempt: attempt, Settled: settled}
 	if sh.Next.Mode == consistency.LeaderFollower {
 		finish.Leader, finish.LeaderEpoch = c.firstLeader(sh, settled)
 	}
@@ -238,10 +237,36 @@ func (c *controller) fence(ctx context.Context, sh *catalog.Shard, replicas []fu
 	return replication.Position{}, nil, last
 }
 
+// attempt begins one more attempt at reconciling a fenced shard, and returns its
+// number. Replicas take no step of an attempt once they have heard of a later one, and
+// the catalog finishes none but the last: so a step that an earlier controller sent, and
+// that arrives late, cannot make replicas unequal that have settled since.
+func (c *controller) attempt(ctx context.Context, at catalog.ShardAt) (int, error) {
+	made, err := c.n.propose(ctx, catalog.Command{Reconcile: &at})
+	if err != nil {
+		return 0, err
+	}
+	for {
+		changed := c.n.machine.Changed()
+		if st := c.n.machine.State(); st.Reached(made) {
+			ref, ok := st.Group(at.Group)
+			if !ok || ref.Shard.Epoch != at.Epoch || ref.Shard.Phase != catalog.Reconciling {
+				return 0, fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is no longer reconciling epoch %d", at.Group, at.Epoch)
+			}
+			return ref.Shard.Attempt, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog's copy here is behind")
+		case <-changed:
+		}
+	}
+}
+
 // settle brings every replica that can be reached to the same state. All of a set
 // must settle together; if one of them fails, the set is tried without it.
-func (c *controller) settle(ctx context.Context, sh *catalog.Shard, fenced []fulcrum.NodeID, fence replication.Position) ([]fulcrum.NodeID, error) {
-	req := adminRequest{Do: "settle", Group: sh.Group, Epoch: sh.Epoch, Fence: fence}
+func (c *controller) settle(ctx context.Context, sh *catalog.Shard, attempt int, fenced []fulcrum.NodeID, fence replication.Position) ([]fulcrum.NodeID, error) {
+	req := adminRequest{Do: "settle", Group: sh.Group, Epoch: sh.Epoch, Attempt: attempt, Fence: fence}
 	with := fenced
 	for {
 		req.With = with
@@ -415,6 +440,9 @@ func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *c
 			continue
 		}
 		c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error {
+			if err := c.replaceVoter(ctx, st, id); err != nil {
+				return err
+			}
 			if err := c.n.catalog.RemoveServer(ctx, id); err != nil {
 				return err
 			}
@@ -422,4 +450,26 @@ func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *c
 			return err
 		})
 	}
+}
+
+// replaceVoter gives the catalog another voter before one of its voters leaves, if
+// there is a live node to take its place: else each removal would leave it less able
+// to survive failures.
+func (c *controller) replaceVoter(ctx context.Context, st *catalog.State, leaving fulcrum.NodeID) error {
+	if !st.Nodes[leaving].Voter {
+		return nil
+	}
+	for _, id := range st.NodeNames() {
+		n := st.Nodes[id]
+		if n.Voter || n.Removing || c.n.lives.expired(id) {
+			continue
+		}
+		if err := c.n.catalog.AddVoter(ctx, id); err != nil {
+			return err
+		}
+		n.Voter = true
+		_, err := c.n.propose(ctx, catalog.Command{Register: &n})
+		return err
+	}
+	return nil
 }

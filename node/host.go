@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,6 +49,21 @@ type hosted struct {
 	group    replication.Group
 	stop     context.CancelFunc
 	done     chan struct{} // closed when Run has returned
+
+	attempt atomic.Int64 // the newest attempt at reconciling that was heard of
+}
+
+// newest notes an attempt and reports whether no later one was heard of before.
+func (h *hosted) newest(attempt int) bool {
+	for {
+		known := h.attempt.Load()
+		if int64(attempt) < known {
+			return false
+		}
+		if h.attempt.CompareAndSwap(known, int64(attempt)) {
+			return true
+		}
+	}
 }
 
 // record stands in the State's extras under recordKey and says which epoch the

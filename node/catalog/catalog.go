@@ -93,6 +93,7 @@ type Shard struct {
 	Based    []fulcrum.NodeID // replicas that hold this epoch's common starting point
 	Wiped    []fulcrum.NodeID // lost their disk within this epoch: they must not take part in it
 	Next     *Next            // while Phase is not Active
+	Attempt  int              // at reconciling, within this epoch: only the last one counts
 
 	// Leader-follower only: who leads, with which term, in which liveness epoch.
 	Leader      fulcrum.NodeID

@@ -77,6 +77,7 @@ type StartChange struct {
 // logs are equal there, so none needs to be asked for a promise.
 type FinishChange struct {
 	ShardAt
+	Attempt     int // the one that settled them; an overtaken one counts for nothing
 	Settled     []fulcrum.NodeID
 	Leader      fulcrum.NodeID `json:",omitempty"`
 	LeaderEpoch uint64         `json:",omitempty"`

@@ -87,7 +87,7 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 		a := at1()
 		c.Reconcile = &a
 	case "finish":
-		c.FinishChange = &FinishChange{ShardAt: at1(), Settled: subset(rt, sh.Replicas, "settled"), Leader: name, LeaderEpoch: st.Nodes[name].Liveness}
+		c.FinishChange = &FinishChange{ShardAt: at1(), Attempt: sh.Attempt, Settled: subset(rt, sh.Replicas, "settled"), Leader: name, LeaderEpoch: st.Nodes[name].Liveness}
 	case "lead":
 		c.SetLeader = &SetLeader{ShardAt: at1(), Leader: name, Term: sh.Term + rapid.Uint64Range(0, 2).Draw(rt, "term"), LeaderEpoch: st.Nodes[name].Liveness}
 	case "late":

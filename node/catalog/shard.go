@@ -65,6 +65,7 @@ func (s *State) reconcile(a ShardAt) error {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is not fenced", a.Group)
 	}
 	sh.Phase = Reconciling
+	sh.Attempt++
 	return nil
 }
 
@@ -82,6 +83,9 @@ func (s *State) finishChange(c FinishChange, at time.Time) error {
 	if sh.Phase != Reconciling {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is %s, not reconciling", c.Group, sh.Phase)
 	}
+	if c.Attempt != sh.Attempt {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is reconciled by attempt %d, not %d", c.Group, sh.Attempt, c.Attempt)
+	}
 	// Who lost its disk since it settled no longer holds the starting point.
 	settled := slices.DeleteFunc(slices.Clone(c.Settled), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
 	if !EnoughSettled(sh, settled) {
@@ -89,7 +93,7 @@ func (s *State) finishChange(c FinishChange, at time.Time) error {
 	}
 	sh.Epoch++
 	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, settled
-	sh.Phase, sh.Next, sh.Wiped = Active, nil, nil
+	sh.Phase, sh.Next, sh.Wiped, sh.Attempt = Active, nil, nil, 0
 	sh.Leader, sh.Term, sh.LeaderEpoch = "", 0, 0
 	if sh.Mode == consistency.LeaderFollower && sh.Hosts(c.Leader) && slices.Contains(settled, c.Leader) && s.Nodes[c.Leader].Liveness == c.LeaderEpoch {
 		sh.Leader, sh.Term, sh.LeaderEpoch = c.Leader, FirstTerm, c.LeaderEpoch

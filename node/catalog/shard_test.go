@@ -72,7 +72,7 @@ func (s *story) begin(i int, r ...fulcrum.NodeID) {
 	s.do(Command{StartChange: &StartChange{ShardAt: s.at(i), Mode: s.ks().Target, Replicas: r}})
 }
 func (s *story) finish(i int) {
-	s.do(Command{FinishChange: &FinishChange{ShardAt: s.at(i), Settled: s.shard(i).Replicas}})
+	s.do(Command{FinishChange: &FinishChange{ShardAt: s.at(i), Attempt: s.shard(i).Attempt, Settled: s.shard(i).Replicas}})
 }
 func (s *story) whole(i int) { s.begin(i); s.reconcile(i); s.finish(i) }
 
@@ -162,7 +162,7 @@ func TestALostDiskNoLongerCountsAsSettled(t *testing.T) {
 	s.reconcile(0)
 	r := s.shard(0).Replicas
 	s.wipe(r[0])
-	s.refuse(Command{FinishChange: &FinishChange{ShardAt: s.at(0), Settled: r[:2]}}, fulcrum.ErrConflict)
+	s.refuse(Command{FinishChange: &FinishChange{ShardAt: s.at(0), Attempt: s.shard(0).Attempt, Settled: r[:2]}}, fulcrum.ErrConflict)
 	s.finish(0)
 	if got := s.shard(0).Based; slices.Contains(got, r[0]) || len(got) != 2 {
 		t.Errorf("%v are the basis; %s lost its disk after it settled", got, r[0])
@@ -199,7 +199,7 @@ func TestANodeIsForgottenOnlyWhenNothingNeedsIt(t *testing.T) {
 	for i := range 2 { // both shards on n1, n2, n3
 		s.begin(i, "n1", "n2", "n3")
 		s.reconcile(i)
-		if err := s.try(Command{FinishChange: &FinishChange{ShardAt: s.at(i), Settled: s.shard(i).Replicas}}); err != nil {
+		if err := s.try(Command{FinishChange: &FinishChange{ShardAt: s.at(i), Attempt: s.shard(i).Attempt, Settled: s.shard(i).Replicas}}); err != nil {
 			t.Fatal(err)
 		}
 		r = s.shard(i).Replicas
@@ -224,7 +224,7 @@ func TestOnlyARisingTermMakesALeader(t *testing.T) {
 	s.begin(0)
 	s.reconcile(0)
 	r := s.shard(0).Replicas
-	s.do(Command{FinishChange: &FinishChange{ShardAt: s.at(0), Settled: r, Leader: r[0], LeaderEpoch: 1}})
+	s.do(Command{FinishChange: &FinishChange{ShardAt: s.at(0), Attempt: s.shard(0).Attempt, Settled: r, Leader: r[0], LeaderEpoch: 1}})
 	if sh := s.shard(0); sh.Leader != r[0] || sh.Term != FirstTerm {
 		t.Fatalf("the epoch began with leader %q of term %d", sh.Leader, sh.Term)
 	}
@@ -244,4 +244,16 @@ func TestOnlyARisingTermMakesALeader(t *testing.T) {
 	s.refuse(Command{SetLeader: &SetLeader{ShardAt: old, Leader: r[2], Term: 99, LeaderEpoch: 1}}, fulcrum.ErrConflict)
 	s.refuse(Command{StartChange: &StartChange{ShardAt: old, Replicas: r}}, fulcrum.ErrConflict)
 	s.refuse(Command{Reconcile: &old}, fulcrum.ErrConflict)
+}
+
+// A set that an overtaken attempt settled may have grown unequal since: it begins no
+// epoch.
+func TestOvertakenAttemptFinishesNothing(t *testing.T) {
+	s := newStory(t)
+	s.begin(0)
+	s.reconcile(0)
+	first := Command{FinishChange: &FinishChange{ShardAt: s.at(0), Attempt: s.shard(0).Attempt, Settled: s.shard(0).Replicas}}
+	s.reconcile(0)
+	s.refuse(first, fulcrum.ErrConflict)
+	s.finish(0)
 }
