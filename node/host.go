@@ -85,7 +85,7 @@ const freshContact = 50 * time.Millisecond
 
 // idleCommit is how soon an idle leader tells its followers what is committed. With
 // many groups a node, shorter costs more than fresher weak reads are worth.
-const idleCommit = 200 * time.Millisecond
+const idleCommit = 100 * time.Millisecond
 
 // syncEvery is how soon a step that failed is tried again.
 const syncEvery = time.Second
