@@ -36,13 +36,14 @@ var house = map[string]imports{
 	"consistency": {house: []string{""}},
 	"partition":   {house: []string{""}, library: []string{xxhash}},
 	"node/fault":  {house: []string{""}},
+	"mutant":      {},
 
 	// The contract of a mode, the modes, and the suite that each of them passes. No mode
 	// knows another one, a disk or a socket.
 	"replication":                 {house: []string{"", "consistency"}},
-	"replication/raft":            {house: []string{"", "consistency", "replication"}, library: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog"}},
-	"replication/quorum":          {house: []string{"", "consistency", "replication"}, library: []string{xxhash, xsync}},
-	"replication/leaderfollower":  {house: []string{"", "consistency", "replication"}, library: []string{xsync}},
+	"replication/raft":            {house: []string{"", "consistency", "mutant", "replication"}, library: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog"}},
+	"replication/quorum":          {house: []string{"", "consistency", "mutant", "replication"}, library: []string{xxhash, xsync}},
+	"replication/leaderfollower":  {house: []string{"", "consistency", "mutant", "replication"}, library: []string{xsync}},
 	"replication/replicationtest": {house: []string{"", "consistency", "replication"}, library: []string{btree}},
 
 	// The edges: each knows one thing outside (a disk, a network, a protocol of clients)
@@ -50,7 +51,7 @@ var house = map[string]imports{
 	"node/netfault":         {house: []string{"", "node/fault"}},
 	"node/transport":        {house: []string{""}, library: []string{prometheus}},
 	"node/membership":       {house: []string{""}, library: []string{"github.com/hashicorp/memberlist", prometheus, xsync}},
-	"node/storage":          {house: []string{"", "replication"}, library: []string{pebble, "go.etcd.io/bbolt", btree, prometheus, xsync}},
+	"node/storage":          {house: []string{"", "mutant", "replication"}, library: []string{pebble, "go.etcd.io/bbolt", btree, prometheus, xsync}},
 	"node/catalog":          {house: []string{"", "consistency", "partition"}},
 	"node/api":              {house: []string{"", "consistency"}},
 	"node/api/resp":         {house: []string{"", "consistency", "node/api"}, library: []string{prometheus}},
@@ -59,7 +60,7 @@ var house = map[string]imports{
 
 	// The only place where edges and protocols meet.
 	"node": {
-		house: []string{"", "consistency", "partition", "replication", "replication/raft", "replication/quorum", "replication/leaderfollower",
+		house: []string{"", "consistency", "partition", "mutant", "replication", "replication/raft", "replication/quorum", "replication/leaderfollower",
 			"node/fault", "node/netfault", "node/transport", "node/membership", "node/storage", "node/catalog",
 			"node/api", "node/api/resp", "node/api/http"},
 		library: []string{prometheus, pebble, xsync}, // of pebble, the seam to the file system

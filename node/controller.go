@@ -12,6 +12,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
+	"fulcrum/mutant"
 	"fulcrum/node/catalog"
 	"fulcrum/partition"
 	"fulcrum/replication"
@@ -421,6 +422,9 @@ func (c *controller) rank(id fulcrum.NodeID, leads map[fulcrum.NodeID]int) int {
 }
 
 func better(a, b leaderfollower.Promise) bool {
+	if mutant.On("promote-shortest") {
+		a, b = b, a // mutant: the shortest log wins
+	}
 	return a.LastTerm > b.LastTerm || a.LastTerm == b.LastTerm && a.LastIndex > b.LastIndex
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
+	"fulcrum/mutant"
 	"fulcrum/node/api"
 	"fulcrum/node/catalog"
 	"fulcrum/replication"
@@ -125,6 +126,7 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 			return nil, fulcrum.AsError(err)
 		}
 	}
+	ws = mistimed(ws, op.n.Now())
 	parts := map[fulcrum.GroupID][]int{}
 	for i, w := range ws {
 		g := st.ShardOf(ks, w.Key).Group
@@ -188,7 +190,7 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 // answer is "definitely not done, ask elsewhere", until the deadline.
 func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []fulcrum.Write) ([]fulcrum.Result, error) {
 	var out replication.WriteReply
-	late := false
+	late, again := false, false
 	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
 		req := replication.WriteRequest{Writes: ws, Atomic: op.call.Atomic, Level: level}
 		rep, err := op.n.sendWrite(ctx, at, ref.Shard, req)
@@ -196,6 +198,10 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 			out = rep
 			op.note(ref, level, rep.Outcome, rep.Results)
 			return nil
+		}
+		if mutant.On("retry-twice") && fulcrum.AsError(err).Maybe && ctx.Err() == nil {
+			again = true
+			return fulcrum.Errorf(fulcrum.CodeUnavailable, "tried again") // mutant: does again what may have been done
 		}
 		if errors.Is(err, fulcrum.ErrEpoch) && len(rep.Results) == len(ws) && ref.Shard.Mode == consistency.Quorum {
 			// A fence cut it off after it was stamped: some replica may hold it, and
@@ -214,7 +220,7 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 			return nil, hintErr // it may be queued: no longer "not done"
 		}
 	}
-	if late && err != nil && !fulcrum.AsError(err).Maybe {
+	if (late || again) && err != nil && !fulcrum.AsError(err).Maybe {
 		e := *fulcrum.AsError(err)
 		e.Code, e.Maybe = fulcrum.CodeUnknown, true
 		return nil, &e
@@ -225,6 +231,24 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 		}
 	}
 	return out.Results, err
+}
+
+// mistimed returns ws as they are, but for the mutants.
+func mistimed(ws []fulcrum.Write, now int64) []fulcrum.Write {
+	if !mutant.On("ttl-early") && !mutant.On("expiry-ignored") {
+		return ws
+	}
+	ws = slices.Clone(ws)
+	for i := range ws {
+		switch {
+		case ws[i].ExpireAt <= now:
+		case mutant.On("ttl-early"):
+			ws[i].ExpireAt -= (ws[i].ExpireAt - now) / 2 // mutant: half the time
+		default:
+			ws[i].ExpireAt = 0 // mutant: never
+		}
+	}
+	return ws
 }
 
 func mergesOf(ws []fulcrum.Write, stamped []fulcrum.Result) []fulcrum.Write {
@@ -262,6 +286,9 @@ func (op *operation) hintAny(ctx context.Context, g fulcrum.GroupID, ws []fulcru
 	}
 	hintCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
+	if mutant.On("hint-dropped") {
+		entries = nil // mutant: acknowledges a hint that it does not keep
+	}
 	if err := op.n.late.Put(hintCtx, g, entries); err != nil {
 		return nil, err
 	}
@@ -322,6 +349,9 @@ func (op *operation) readShard(ctx context.Context, g fulcrum.GroupID, keys [][]
 // floor is what the session token demands of a shard. A mark of an earlier epoch is
 // met by every replica of this one: all of it is in the starting point.
 func (op *operation) floor(sh *catalog.Shard) replication.Position {
+	if mutant.On("token-ignored") {
+		return replication.Position{} // mutant: any answer will do
+	}
 	if m, ok := op.session[sh.Group]; ok && m.Epoch == sh.Epoch {
 		return replication.Position{Term: m.Term, Index: m.Index}
 	}
@@ -340,7 +370,7 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 		if !ok {
 			return catalog.NoKeyspace(op.call.Keyspace, op.n.machine.State())
 		}
-		fenced := ref.Shard.Phase != catalog.Active
+		fenced := ref.Shard.Phase != catalog.Active && !mutant.On("switch-no-fence") // mutant: does not wait for the next epoch
 		if m, ok := op.session[g]; ok && m.Epoch > ref.Shard.Epoch {
 			fenced = true // the token has seen an epoch that this node has not
 		}
@@ -410,6 +440,9 @@ func needed(sh *catalog.Shard, a consistency.Access, l consistency.Level) int {
 // unsure of: whatever went wrong, it changed nothing.
 func (op *operation) outcome(err error) error {
 	e := fulcrum.AsError(err)
+	if mutant.On("timeout-as-failure") && op.access == consistency.Write && e.Maybe {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "no answer in time") // mutant: what may have been done is called not done
+	}
 	if op.access == consistency.Read && e.Maybe {
 		return &fulcrum.Error{Code: fulcrum.CodeUnavailable, Node: op.n.opt.Name, Detail: "no answer in time", Hint: "try again, or read at a weaker level", Err: err}
 	}

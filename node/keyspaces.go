@@ -174,7 +174,19 @@ func (n *Node) HealFaults(ids []string) error {
 	return nil
 }
 
-// checkFault refuses a fault that names nodes that are not in the cluster.
+// FaultHits counts by kind how often injected faults acted on this node since it was
+// opened. It may be asked after Close too.
+func (n *Node) FaultHits() map[string]uint64 { return n.faults.Hits() }
+
+// CatalogIndex is the index of this node's copy of the catalog.
+func (n *Node) CatalogIndex() uint64 { return n.machine.State().Index }
+
+// checkFault refuses a fault that names nodes that are not in the cluster. A node that
+// has not heard of any yet believes what it is told.
 func (n *Node) checkFault(f fulcrum.Fault) error {
-	return fault.Validate(f, n.machine.State().NodeNames())
+	known := n.machine.State().NodeNames()
+	if len(known) == 0 {
+		known = nil
+	}
+	return fault.Validate(f, known)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/mutant"
 	"fulcrum/node/catalog"
 )
 
@@ -148,6 +149,9 @@ func (l *liveness) expiredLocked(node fulcrum.NodeID) bool {
 	last := l.renewed[node]
 	if last.Before(l.since) {
 		last = l.since
+	}
+	if mutant.On("stale-leader-not-fenced") {
+		return time.Since(last) > leaseTime/2 // mutant: does not wait until the old leader's lease has ended
 	}
 	return time.Since(last) > takeoverTime
 }

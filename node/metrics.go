@@ -146,6 +146,7 @@ var (
 	descKeys       = desc("fulcrum_shard_keys", "Keys in this node's replicas, tombstones included.", "keyspace")
 	descCatching   = desc("fulcrum_shard_catching_up", "Replicas here that are receiving their shard and do not answer yet.", "keyspace")
 	descFaults     = desc("fulcrum_faults_active", "Injected faults active on this node.", "kind")
+	descFaultHits  = desc("fulcrum_fault_hits_total", "Times that an injected fault acted here: on a message, a clock that was read, a write to disk.", "kind")
 	descSwitching  = desc("fulcrum_mode_switch_in_progress", "1 while the keyspace is being switched to another mode.", "keyspace")
 	descTerm       = desc("fulcrum_group_term", "Term of the replication group, at this replica.", "keyspace", "group")
 	descApplied    = desc("fulcrum_group_applied_index", "Log position visible to reads at this replica.", "keyspace", "group")
@@ -161,7 +162,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Describe sends every description.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLagSeconds, descLagEntries, descHints, descSiblings, descLeader, descReplicas, descBytes, descKeys,
-		descCatching, descFaults, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descLate} {
+		descCatching, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descLate} {
 		ch <- d
 	}
 }
@@ -217,6 +218,9 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 	for kind, count := range n.faults.Active() {
 		gauge(descFaults, float64(count), kind)
+	}
+	for kind, count := range n.faults.Hits() {
+		ch <- prometheus.MustNewConstMetric(descFaultHits, prometheus.CounterValue, float64(count), kind)
 	}
 	gauge(descCatalog, float64(st.Index))
 	self := 0.0

@@ -390,14 +390,23 @@ func (n *Node) Close() error {
 }
 
 // wall is the node's wall clock with the injected skew: data, never pace.
-func (n *Node) wall() time.Time { return n.opt.Now().Add(n.faults.Skew(n.opt.Name)) }
+func (n *Node) wall() time.Time {
+	skew := n.faults.Skew(n.opt.Name)
+	if skew != 0 {
+		n.faults.Hit(fault.KindClock)
+	}
+	return n.opt.Now().Add(skew)
+}
 
 // Now is wall in Unix milliseconds.
 func (n *Node) Now() int64 { return n.wall().UnixMilli() }
 
 func (n *Node) disk() storage.Disk {
 	d := n.faults.Disk(n.opt.Name)
-	return storage.Disk{Stall: d.Stall, Full: d.Full, Fail: d.Fail}
+	if d.None() {
+		return storage.Disk{}
+	}
+	return storage.Disk{Stall: d.Stall, Full: d.Full, Fail: d.Fail, Acted: func() { n.faults.Hit(fault.KindDisk) }}
 }
 
 func newRand() *rand.Rand { return rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) }

@@ -20,7 +20,7 @@ import (
 var metricNames = []string{"fulcrum_requests_total", "fulcrum_request_duration_seconds", "fulcrum_replication_lag_seconds",
 	"fulcrum_replication_lag_entries", "fulcrum_staleness_seconds", "fulcrum_hints_pending", "fulcrum_read_repairs_total",
 	"fulcrum_antientropy_keys_repaired_total", "fulcrum_siblings", "fulcrum_lost_acknowledged_writes_total", "fulcrum_leader_changes_total",
-	"fulcrum_shard_leader", "fulcrum_mode_switch_*", "fulcrum_shard_bytes", "fulcrum_shard_moves_total", "fulcrum_faults_active",
+	"fulcrum_shard_leader", "fulcrum_mode_switch_*", "fulcrum_shard_bytes", "fulcrum_shard_moves_total", "fulcrum_faults_active", "fulcrum_fault_hits_total",
 	"fulcrum_storage_commit_duration_seconds", "fulcrum_group_*", "fulcrum_gossip_*", "go_goroutines", "process_resident_memory_bytes"}
 
 // checkMetrics scrapes every node: all promised figures are there, and the linters

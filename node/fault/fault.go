@@ -93,6 +93,8 @@ type Set struct {
 	// only under mu.
 	now atomic.Pointer[snapshot]
 
+	hits [kindCount]atomic.Uint64 // by place in kinds()
+
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change; nil while nobody asked
 	given   int           // ids made up so far
@@ -211,12 +213,45 @@ func (s *Set) Disk(node fulcrum.NodeID) DiskEffect {
 // Active counts the active faults by kind. Every kind is there, so that a gauge
 // goes back to 0.
 func (s *Set) Active() map[string]int {
-	counts := make(map[string]int, len(kinds()))
+	counts := make(map[string]int, kindCount)
 	for _, k := range kinds() {
 		counts[k] = 0
 	}
 	for _, f := range s.now.Load().list() {
 		counts[f.Kind]++
+	}
+	return counts
+}
+
+// Hit notes that a fault of this kind acted: on a clock that was read, or on a disk.
+// A kind that does not exist is ignored.
+func (s *Set) Hit(kind string) {
+	all := kinds()
+	if i := slices.Index(all[:], kind); i >= 0 {
+		s.hits[i].Add(1)
+	}
+}
+
+// HitLink notes that what is broken between two nodes acted on one message, or on one
+// piece of a stream: it was dropped, lost, held back or delayed.
+func (s *Set) HitLink(from, to fulcrum.NodeID, layer Layer) {
+	now := s.now.Load()
+	if now == nil || from == to {
+		return
+	}
+	for i := range now.rules {
+		if r := &now.rules[i]; r.concerns(from, to, layer) {
+			s.hits[r.kind].Add(1)
+		}
+	}
+}
+
+// Hits counts by kind how often faults acted since the Set was made: the proof that
+// they were more than set. Every kind is there.
+func (s *Set) Hits() map[string]uint64 {
+	counts := make(map[string]uint64, kindCount)
+	for i, k := range kinds() {
+		counts[k] = s.hits[i].Load()
 	}
 	return counts
 }

@@ -272,3 +272,29 @@ func BenchmarkLinkWhenNothingIsBroken(b *testing.B) {
 		}
 	}
 }
+
+// Each fault that a message meets counts, by kind, and no other.
+func TestHits(t *testing.T) {
+	type id = fulcrum.NodeID
+	s := set(t,
+		fulcrum.Fault{Kind: "partition", Sides: [][]id{{"n1"}, {"n2"}}, Only: "peers"},
+		fulcrum.Fault{Kind: "isolate", Node: "n1"},
+		fulcrum.Fault{Kind: "link", From: "n3", To: "n2", Drop: true, OneWay: true},
+	)
+	s.HitLink("n1", "n2", fault.Peers)
+	s.HitLink("n2", "n1", fault.Gossip)
+	s.HitLink("n3", "n2", fault.Peers)
+	s.HitLink("n2", "n3", fault.Peers) // the way that is not broken
+	s.HitLink("n1", "n1", fault.Peers)
+	s.Hit("disk")
+	s.Hit("earthquake")
+	want := map[string]uint64{"partition": 1, "isolate": 2, "link": 1, "clock": 0, "disk": 1}
+	if diff := cmp.Diff(want, s.Hits()); diff != "" {
+		t.Error(diff)
+	}
+	s.Heal(nil)
+	s.HitLink("n1", "n2", fault.Peers)
+	if diff := cmp.Diff(want, s.Hits()); diff != "" {
+		t.Errorf("after healing: %s", diff)
+	}
+}

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"slices"
 	"time"
 
 	"fulcrum"
@@ -16,6 +17,7 @@ type snapshot struct {
 
 // rule is one fault as a question about a directed link.
 type rule struct {
+	kind    int                    // its place in kinds()
 	only    string                 // "", or the only layer it concerns
 	side    map[fulcrum.NodeID]int // partition: which side a node is on
 	node    fulcrum.NodeID         // isolate
@@ -50,7 +52,8 @@ func compile(faults []fulcrum.Fault) *snapshot {
 }
 
 func ruleOf(f fulcrum.Fault) rule {
-	r := rule{only: f.Only, node: f.Node, from: f.From, to: f.To, bothWay: !f.OneWay, effect: Effect{Drop: true}}
+	all := kinds()
+	r := rule{kind: slices.Index(all[:], f.Kind), only: f.Only, node: f.Node, from: f.From, to: f.To, bothWay: !f.OneWay, effect: Effect{Drop: true}}
 	switch f.Kind {
 	case KindPartition:
 		r.side = make(map[fulcrum.NodeID]int)
@@ -69,6 +72,12 @@ func ruleOf(f fulcrum.Fault) rule {
 		}
 	}
 	return r
+}
+
+// concerns reports whether r says something about messages from one node to another,
+// which are not the same, on a layer.
+func (r *rule) concerns(from, to fulcrum.NodeID, layer Layer) bool {
+	return (r.only == "" || r.only == layer.String()) && r.matches(from, to)
 }
 
 // matches reports whether r concerns messages from one node to another, which
@@ -92,7 +101,7 @@ func (s *snapshot) link(from, to fulcrum.NodeID, layer Layer) Effect {
 	}
 	for i := range s.rules {
 		r := &s.rules[i]
-		if (r.only == "" || r.only == layer.String()) && r.matches(from, to) {
+		if r.concerns(from, to, layer) {
 			e = e.and(r.effect)
 		}
 	}

@@ -62,12 +62,11 @@ func shapes() []shape {
 	}
 }
 
-func kinds() []string {
-	var ks []string
-	for _, s := range shapes() {
-		ks = append(ks, s.kind)
-	}
-	return ks
+// kindCount is how many kinds there are.
+const kindCount = 5
+
+func kinds() [kindCount]string {
+	return [...]string{KindPartition, KindIsolate, KindLink, KindClock, KindDisk}
 }
 
 // Validate reports everything wrong with f at once, as a *fulcrum.Error with
@@ -75,7 +74,8 @@ func kinds() []string {
 func Validate(f fulcrum.Fault, known []fulcrum.NodeID) error {
 	i := slices.IndexFunc(shapes(), func(s shape) bool { return s.kind == f.Kind })
 	if i < 0 {
-		return invalid("fault kind %q: want one of %s", f.Kind, strings.Join(kinds(), ", "))
+		all := kinds()
+		return invalid("fault kind %q: want one of %s", f.Kind, strings.Join(all[:], ", "))
 	}
 	wrong := shapes()[i].wrong(f)
 	wrong = append(wrong, wrongValues(f)...)

@@ -84,6 +84,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	// The link was cut while inner was waiting: what came through it, even the
 	// end of the stream, arrives when it heals.
+	c.net.hitIn(c.to())
 	c.kept, c.keptErr = append([]byte(nil), p[:n]...), err
 	return c.Read(p)
 }
@@ -211,6 +212,7 @@ func (c *Conn) Close() error {
 	c.broadcast()
 	late := c.holding.Load()
 	if !late && c.net.set.Broken() && c.net.out(c.to()).Drop && c.failed == nil {
+		c.net.hitOut(c.to())
 		late = c.hold() // there is nothing to send but the end
 	}
 	if late {

@@ -532,3 +532,46 @@ func BenchmarkWriteWhenHealthy(b *testing.B) {
 type nowhere struct{ net.Conn }
 
 func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+
+// Hits are what was held back, delayed or dropped, and not that a fault is set.
+func TestHits(t *testing.T) {
+	slow := fulcrum.Fault{Kind: "link", From: "a", To: "b", Delay: fulcrum.Duration(time.Second)}
+	for name, tc := range map[string]struct {
+		fault fulcrum.Fault
+		act   func(p *pair)
+		hit   bool
+	}{
+		"nothing was sent over the cut":    {cut("a", "b"), func(*pair) {}, false},
+		"bytes were held back":             {cut("a", "b"), func(p *pair) { p.write("x") }, true},
+		"bytes went the other way":         {cut("b", "a"), func(p *pair) { p.write("x") }, false},
+		"bytes were delayed":               {slow, func(p *pair) { p.write("x") }, true},
+		"the end was held back":            {cut("a", "b"), func(p *pair) { _ = p.a.Close() }, true},
+		"a datagram was dropped":           {cut("a", "b"), func(p *pair) { p.netA.SendPacket("b", func() {}) }, true},
+		"a datagram was delayed":           {slow, func(p *pair) { p.netA.SendPacket("b", func() {}) }, true},
+		"one that came was dropped":        {cut("b", "a"), func(p *pair) { p.netA.PacketAllowed("b") }, true},
+		"one that came was another's":      {cut("b", "a"), func(p *pair) { p.netA.PacketAllowed("c") }, false},
+		"one that went was not concerned":  {cut("b", "a"), func(p *pair) { p.netA.SendPacket("b", func() {}) }, false},
+		"somebody tried to connect":        {cut("a", "b"), dialInVain, true},
+		"the answer to that was held back": {cut("b", "a"), dialInVain, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, p *pair) {
+				p.receive()
+				add(t, p.faultsA, tc.fault)
+				tc.act(p)
+				time.Sleep(5 * time.Second)
+				if got := p.faultsA.Hits()["link"]; (got > 0) != tc.hit {
+					t.Errorf("%d hits, want some: %v", got, tc.hit)
+				}
+			})
+		})
+	}
+}
+
+func dialInVain(p *pair) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := p.netA.Dial(ctx, "b", func(context.Context) (net.Conn, error) { return nil, io.ErrNoProgress }); err == nil {
+		p.t.Error("connected through a cut")
+	}
+}

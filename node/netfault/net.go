@@ -120,6 +120,10 @@ func (n *Net) in(peer fulcrum.NodeID) fault.Effect {
 	return n.set.Link(peer, n.self, n.layer)
 }
 
+// hitOut and hitIn count that what is broken in one direction acted.
+func (n *Net) hitOut(peer fulcrum.NodeID) { n.set.HitLink(n.self, peer, n.layer) }
+func (n *Net) hitIn(peer fulcrum.NodeID)  { n.set.HitLink(peer, n.self, n.layer) }
+
 // late draws how late a segment arrives under e; rto is the first retransmission
 // timeout.
 func (n *Net) late(e fault.Effect, rto time.Duration) time.Duration {
@@ -182,15 +186,24 @@ func (n *Net) connect(ctx context.Context, peer fulcrum.NodeID) error {
 		return nil
 	}
 	if d := n.late(n.out(peer), synRetransmission); d > 0 {
+		n.hitOut(peer)
 		if err := n.pause(ctx, d); err != nil {
 			return err
 		}
 	}
-	for {
+	for counted := false; ; {
 		changed := n.set.Changed()
-		if !n.out(peer).Drop && !n.in(peer).Drop {
+		out, in := n.out(peer).Drop, n.in(peer).Drop
+		switch {
+		case !out && !in:
 			return nil
+		case counted:
+		case out: // the SYN
+			n.hitOut(peer)
+		default: // the answer to it
+			n.hitIn(peer)
 		}
+		counted = true
 		select {
 		case <-changed:
 		case <-ctx.Done():

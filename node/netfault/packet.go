@@ -47,7 +47,13 @@ func (h *packetHeap) Pop() any {
 
 // PacketAllowed reports whether a datagram that has just come from peer gets
 // through, or was cut off: the receiver's half of a drop.
-func (n *Net) PacketAllowed(peer fulcrum.NodeID) bool { return !n.in(peer).Drop }
+func (n *Net) PacketAllowed(peer fulcrum.NodeID) bool {
+	if n.in(peer).Drop {
+		n.hitIn(peer)
+		return false
+	}
+	return true
+}
 
 // SendPacket sends one datagram to peer by calling send: at once on a healthy link,
 // later on a slow one (jitter may reorder, as it does to UDP), never when it is
@@ -60,6 +66,7 @@ func (n *Net) SendPacket(peer fulcrum.NodeID, send func()) {
 		return
 	}
 	if e.Drop {
+		n.hitOut(peer)
 		return
 	}
 	loss := e.Loss
@@ -67,7 +74,11 @@ func (n *Net) SendPacket(peer fulcrum.NodeID, send func()) {
 	late := n.late(e, 0)
 
 	n.mu.Lock()
-	if n.closed || loss > 0 && n.rnd.Float64() < loss || len(n.packets.heap) >= maxPackets {
+	lost := loss > 0 && n.rnd.Float64() < loss
+	if lost || late > 0 {
+		n.hitOut(peer)
+	}
+	if n.closed || lost || len(n.packets.heap) >= maxPackets {
 		n.mu.Unlock()
 		return
 	}

@@ -63,7 +63,11 @@ func (c *Conn) accept(p []byte) (n int, wake <-chan struct{}, err error) {
 	e := c.net.out(c.to())
 	for len(p) > 0 && c.queued < maxHeld {
 		size := min(len(p), segment, maxHeld-c.queued)
-		c.queue = append(c.queue, chunk{due: c.due(e, size), bytes: append([]byte(nil), p[:size]...)})
+		due := c.due(e, size)
+		if e.Drop || due.After(time.Now()) {
+			c.net.hitOut(c.to())
+		}
+		c.queue = append(c.queue, chunk{due: due, bytes: append([]byte(nil), p[:size]...)})
 		c.queued += size
 		n += size
 		p = p[size:]

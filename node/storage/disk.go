@@ -17,6 +17,7 @@ type Disk struct {
 	Stall time.Duration // each sync takes this much longer
 	Full  bool          // nothing more can be written
 	Fail  bool          // syncs fail
+	Acted func()        // called when one of these acted on a write or sync; may be nil
 }
 
 // disk watches syncs: those that failed, those under way, and injected faults.
@@ -58,9 +59,25 @@ func (d *disk) fault() error {
 	}
 	f := d.inject()
 	if f.Stall > 0 {
+		f.acted()
 		time.Sleep(f.Stall)
 	}
-	return f.err()
+	return f.refuse()
+}
+
+// refuse is the error of a write that is not even begun, which it counts.
+func (f Disk) refuse() error {
+	err := f.err()
+	if err != nil {
+		f.acted()
+	}
+	return err
+}
+
+func (f Disk) acted() {
+	if f.Acted != nil {
+		f.Acted()
+	}
 }
 
 // err is the error of an operation that was not even begun: definitely not done.

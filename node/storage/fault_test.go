@@ -40,6 +40,8 @@ func TestInjectedFaultsStopEveryDurableStepAndHeal(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var f fault
+			var acted atomic.Int64
+			tt.disk.Acted = func() { acted.Add(1) }
 			o := options(t.TempDir(), vfs.NewMem())
 			o.Disk = f.get
 			s := open(t, o)
@@ -67,10 +69,14 @@ func TestInjectedFaultsStopEveryDurableStepAndHeal(t *testing.T) {
 				"drop state": func() error { return s.DropState(1) },
 				"health":     s.Health,
 			} {
+				before := acted.Load()
 				err := do()
 				var e *fulcrum.Error
 				if !errors.As(err, &e) || e.Code != fulcrum.CodeDisk || e.Maybe || !strings.Contains(err.Error(), tt.says) {
 					t.Errorf("%s: %v", step, err)
+				}
+				if step != "health" && acted.Load() == before {
+					t.Errorf("%s: the fault acted and did not say so", step)
 				}
 			}
 			f.set(Disk{})

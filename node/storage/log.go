@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"fulcrum"
+	"fulcrum/mutant"
 	"fulcrum/replication"
 )
 
@@ -92,6 +93,9 @@ func (l *groupLog) load() error {
 	if err := it.Close(); err != nil {
 		return l.damaged(l.first, err)
 	}
+	if mutant.On("torn-tail-drops-batch") && l.key.group != fulcrum.CatalogGroup {
+		l.last = max(l.first-1, l.last-min(l.last, 4)) // mutant: takes whole records for a torn tail
+	}
 	return nil
 }
 
@@ -164,12 +168,15 @@ func (l *groupLog) append(b *pebble.Batch) error {
 	l.mu.Lock()
 	d := l.durability
 	l.mu.Unlock()
+	if d == Fsync && mutant.On("no-fsync") && l.key.group != fulcrum.CatalogGroup {
+		d = Memory // mutant: says that it is on disk, and has not synced it
+	}
 	if d == Fsync {
 		return l.s.commit(b, true)
 	}
 	// A full disk refuses these too; a stalled sync does not hold them up.
 	if l.s.disk.inject != nil {
-		if err := l.s.disk.inject().err(); err != nil {
+		if err := l.s.disk.inject().refuse(); err != nil {
 			return err
 		}
 	}

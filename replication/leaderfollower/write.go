@@ -7,6 +7,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
+	"fulcrum/mutant"
 	"fulcrum/replication"
 )
 
@@ -69,6 +70,10 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	case consistency.Default, consistency.Linearizable: // other names of quorum here, see the promise table
 		req.Level = consistency.L(consistency.QuorumOf)
 	}
+	given := req.Level
+	if mutant.On("lf-ack-before-quorum") {
+		req.Level = consistency.L(consistency.One) // mutant: the leader's own log is enough
+	}
 	p, err := g.newPending(req)
 	if err != nil {
 		return replication.WriteReply{}, err
@@ -82,7 +87,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return replication.WriteReply{Results: p.results, Outcome: replication.Outcome{
-		Given: req.Level, Leader: g.env.Node, Acks: p.acks, Needed: p.needed,
+		Given: given, Leader: g.env.Node, Acks: p.acks, Needed: p.needed,
 		Position: replication.Position{Term: p.term, Index: p.index},
 	}}, nil
 }

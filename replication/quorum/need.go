@@ -7,6 +7,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
+	"fulcrum/mutant"
 )
 
 // set is a set of replicas, by their place in Env.Replicas.
@@ -97,14 +98,32 @@ func majority(n int) int { return n/2 + 1 }
 // writeNeed is what a write at the level waits for. Any, one and two ... count as
 // Cassandra's do; linearizable is its second phase; session writes at quorum, so
 // that session reads overlap with it.
-func (t topology) writeNeed(l consistency.Level) (need, error) { return t.need(l) }
+func (t topology) writeNeed(l consistency.Level) (need, error) {
+	n, err := t.need(l)
+	if mutant.On("quorum-w-minus-one") {
+		n = n.less() // mutant: W-1
+	}
+	return n, err
+}
 
 // readNeed is what a read at the level waits for. Any is a write level only.
 func (t topology) readNeed(l consistency.Level) (need, error) {
 	if l.Kind == consistency.Any {
 		return need{}, refuseLevel(l, "level any is for writes")
 	}
-	return t.need(l)
+	n, err := t.need(l)
+	if mutant.On("read-r-minus-one") {
+		n = n.less() // mutant: R-1
+	}
+	return n, err
+}
+
+// less is n with one replica fewer of each part, but at least one.
+func (n need) less() need {
+	for i := range n.parts {
+		n.parts[i].count = max(1, n.parts[i].count-1)
+	}
+	return n
 }
 
 func (t topology) need(l consistency.Level) (need, error) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/mutant"
 )
 
 // Purger is what a State may offer beyond replication.State: Purge removes keys
@@ -30,12 +31,16 @@ func (g *Group) purgeRound(ctx context.Context) {
 	if _, ok := g.env.State.(Purger); !ok || g.env.Node != first(g.env.Replicas) || g.catchingUp.Load() || g.fenced.Load() {
 		return
 	}
-	list := g.purgeable()
+	grace, early := g.opt.TombstoneGrace, mutant.On("tombstones-early")
+	if early {
+		grace = 0 // mutant: at once, and without asking who lacks them
+	}
+	list := g.purgeable(grace)
 	if len(list) == 0 {
 		return
 	}
 	for _, p := range g.peers {
-		if p == nil {
+		if p == nil || early {
 			continue
 		}
 		r := round{g: g, p: p}
@@ -68,9 +73,9 @@ func first(ids []fulcrum.NodeID) fulcrum.NodeID {
 	return least
 }
 
-// purgeable lists tombstones, and entries expired, for longer than the grace time.
-func (g *Group) purgeable() (list []pair) {
-	before := g.env.Now().Add(-g.opt.TombstoneGrace)
+// purgeable lists tombstones, and entries expired, for longer than grace.
+func (g *Group) purgeable(grace time.Duration) (list []pair) {
+	before := g.env.Now().Add(-grace)
 	err := g.env.State.Scan(nil, nil, func(e fulcrum.Entry) bool {
 		gone := e.Tombstone || (e.ExpireAt != 0 && time.UnixMilli(e.ExpireAt).Before(before))
 		if gone && e.Version.Wall().Before(before) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/mutant"
 )
 
 // item is one piece of work for the store loop, which alone writes the log and
@@ -202,7 +203,7 @@ func (g *Group) take(ch *change, it *item) error {
 				return diskErr("get", err)
 			}
 		}
-		if !cur.Version.Less(e.Version) {
+		if !cur.Version.Less(e.Version) || mutant.On("lww-oldest") && !cur.Version.IsZero() { // mutant: the first writer wins
 			continue
 		}
 		k := string(e.Key)

@@ -7,6 +7,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
+	"fulcrum/mutant"
 	"fulcrum/replication"
 )
 
@@ -154,6 +155,11 @@ const maxForced = 4096
 // never makes one twice for a key; a restart forgets it, hence the random gap. When
 // there are too many to remember, the newest stands for all.
 func (g *Group) stampAbove(key []byte, floor fulcrum.Version) (v fulcrum.Version, forced bool) {
+	if mutant.On("wall-clock") { // mutant: what the wall clock says, whatever was seen before
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return fulcrum.Version{Time: uint64(max(g.env.Now().UnixMilli(), 0))<<16 | g.env.Rand.Uint64N(1<<16), Actor: g.env.Actor}, false
+	}
 	if !floor.IsZero() {
 		_ = g.env.Clock.Observe(floor) // refused: handled below
 	}

@@ -10,6 +10,7 @@ import (
 	hraft "github.com/hashicorp/raft"
 
 	"fulcrum"
+	"fulcrum/mutant"
 )
 
 // The confirmation round makes a read of the leader's machine linearizable
@@ -140,6 +141,9 @@ func (c *core) round(ctx context.Context, in *instance, nonce uint64) (r confirm
 	}
 	voters := in.voters()
 	need, got := len(voters)/2+1, 0
+	if mutant.On("non-voter-counted") {
+		voters = in.members() // mutant: asks those too whose word says nothing
+	}
 	asked := 0
 	ctx, cancel := context.WithTimeout(ctx, c.tuning.RPC)
 	defer cancel()

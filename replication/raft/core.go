@@ -442,6 +442,15 @@ func (in *instance) voters() []fulcrum.NodeID {
 	return ids
 }
 
+// members returns all servers of the latest configuration, voters or not.
+func (in *instance) members() []fulcrum.NodeID {
+	var ids []fulcrum.NodeID
+	for _, s := range in.raft.GetConfiguration().Configuration().Servers {
+		ids = append(ids, fulcrum.NodeID(s.ID))
+	}
+	return ids
+}
+
 // handOver gives the leadership to the voter that is most up to date among those
 // that answer.
 func (c *core) handOver(ctx context.Context) error {

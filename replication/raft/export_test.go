@@ -2,6 +2,8 @@ package raft
 
 import (
 	"context"
+
+	"fulcrum"
 )
 
 // VerifyLeader is the library's own check, which the tests show to be unsafe.
@@ -36,6 +38,15 @@ const (
 	MsgInstall    = msgInstall
 	MsgConfirm    = msgConfirm
 )
+
+// IsHeartbeat reports whether msg is an append without entries that proves nothing.
+func IsHeartbeat(from fulcrum.NodeID, msg []byte) bool {
+	if len(msg) == 0 || msg[0] != msgAppend {
+		return false
+	}
+	req, err := decodeAppend(from, fulcrum.NewReader(msg[1:]))
+	return err == nil && req.PrevLogEntry == 0 && len(req.Entries) == 0
+}
 
 // TimeoutNow is the message that makes a voter ask for an election at once.
 func TimeoutNow() []byte { return []byte{msgTimeoutNow} }

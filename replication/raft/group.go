@@ -9,6 +9,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
+	"fulcrum/mutant"
 	"fulcrum/replication"
 )
 
@@ -94,7 +95,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 			return replication.WriteReply{}, fulcrum.AsError(err)
 		}
 	}
-	if at := g.keeper.fence.Load(); at != nil {
+	if at := g.keeper.fence.Load(); at != nil && !mutant.On("switch-no-fence") {
 		return replication.WriteReply{}, errFenced(*at)
 	}
 	if err := g.core.contact(ctx, g.env.Replicas); err != nil {
@@ -212,7 +213,7 @@ func (g *Group) confirmed(ctx context.Context, level consistency.Level) (replica
 	if at := g.keeper.fence.Load(); at != nil {
 		return replication.Outcome{}, errFenced(*at)
 	}
-	r, err := g.core.confirm(ctx)
+	r, err := g.prove(ctx)
 	if err != nil {
 		return replication.Outcome{}, err
 	}
@@ -223,8 +224,27 @@ func (g *Group) confirmed(ctx context.Context, level consistency.Level) (replica
 		Position: replication.Position{Term: r.term}}, nil
 }
 
+// prove is a confirmation round, but for the mutants.
+func (g *Group) prove(ctx context.Context) (confirmation, error) {
+	if mutant.On("no-confirm") {
+		if _, self := g.core.leader(); self {
+			return confirmation{}, nil // mutant: thinks that it leads, and asks nobody
+		}
+	}
+	if in := g.core.instance.Load(); mutant.On("verify-leader-only") && in != nil {
+		if err := g.core.await(ctx, in, func() future { return in.raft.VerifyLeader() }); err != nil {
+			return confirmation{}, g.core.notLeader("not the leader")
+		}
+		return confirmation{}, nil // mutant: the library's check alone, and no barrier
+	}
+	return g.core.confirm(ctx)
+}
+
 // reach waits a little until this replica has applied index.
 func (g *Group) reach(ctx context.Context, index uint64) error {
+	if mutant.On("no-index-wait") {
+		return nil // mutant: answers with what it has
+	}
 	ctx, cancel := context.WithTimeout(ctx, sessionPatience)
 	defer cancel()
 	for {

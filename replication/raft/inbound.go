@@ -12,6 +12,7 @@ import (
 	hraft "github.com/hashicorp/raft"
 
 	"fulcrum"
+	"fulcrum/mutant"
 )
 
 func unavailable(node fulcrum.NodeID, format string, args ...any) *fulcrum.Error {
@@ -57,6 +58,9 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		}
 		cmd = req
 	case msgVote:
+		if mutant.On("vote-not-persisted") && c.env.Group != fulcrum.CatalogGroup {
+			c.store.forget(metaVoteFor) // mutant: has not voted yet, as far as it knows
+		}
 		cmd, err = decodeVote(from, r)
 	case msgPreVote:
 		var v *hraft.RequestVoteRequest
@@ -76,6 +80,13 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 // deliver hands a message to the library and waits for its answer.
 func (c *core) deliver(ctx context.Context, in *instance, cmd any, data io.Reader) ([]byte, error) {
 	answer := make(chan hraft.RPCResponse, 1) // the library never waits for us
+	if mutant.On("heartbeat-fast-path") {
+		if req, ok := cmd.(*hraft.AppendEntriesRequest); ok && req.PrevLogEntry == 0 && len(req.Entries) == 0 && in.trans.fastPath != nil {
+			in.trans.fastPath(hraft.RPC{Command: cmd, RespChan: answer}) // mutant: beside the main loop (hashicorp/raft#695)
+			a := <-answer
+			return encodeReply(a.Response, a.Error)
+		}
+	}
 	select {
 	case in.trans.consumer <- hraft.RPC{Command: cmd, Reader: data, RespChan: answer}:
 	case <-in.trans.ctx.Done():

@@ -333,6 +333,13 @@ func (s *store) setMeta(kv map[string][]byte) error {
 	return nil
 }
 
+// forget drops a stored value from memory; only a mutant does.
+func (s *store) forget(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.stable, key)
+}
+
 // Get returns a stored value.
 func (s *store) Get(key []byte) ([]byte, error) {
 	s.mu.Lock()

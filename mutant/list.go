@@ -1,0 +1,130 @@
+package mutant
+
+// List returns every mutant there is.
+func List() []Mutant {
+	var all []Mutant
+	for _, part := range [][]Mutant{durability(), raft(), quorum(), leaderFollower(), coordinator(), switches(), harness()} {
+		all = append(all, part...)
+	}
+	return all
+}
+
+func durability() []Mutant {
+	return []Mutant{
+		{Name: "no-fsync", Breaks: "a log says that records are on disk before they are synced",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "kill-all",
+			Test: "node/storage TestCrashLosesOnlyWhatWasNotSynced"},
+		{Name: "torn-tail-drops-batch", Breaks: "a log that is opened drops its last whole records, as if they were torn",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "kill-all",
+			Test: "node/storage TestTornTail"},
+		{Name: "checksum-ignored", Breaks: "a value that the disk has damaged is served",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "disk-bit-flip",
+			Test: "node/storage TestDamagedValueIsRefused"},
+	}
+}
+
+func raft() []Mutant {
+	return []Mutant{
+		{Name: "raft-ack-before-quorum", Breaks: "an append counts as stored by a follower that has not answered",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader"},
+		{Name: "no-confirm", Breaks: "a linearizable read is answered by whoever thinks that it leads",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "partition-leader,delay",
+			Test: "replication/raft TestNewLeaderPassesABarrierFirst"},
+		{Name: "verify-leader-only", Breaks: "a linearizable read rests on hashicorp/raft's VerifyLeader alone",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "partition-leader,jitter",
+			Test: "replication/raft TestDeposedLeaderWithAnAnswerInFlight"},
+		{Name: "non-voter-counted", Breaks: "the round that confirms a leader counts replicas that have no vote",
+			Test: "replication/raft TestNonVoterDoesNotConfirm"},
+		{Name: "no-index-wait", Breaks: "a follower answers a session before it has reached the session's token",
+			Mode: "raft", Write: "quorum", Read: "session", Workload: "session", Nemesis: "delay",
+			Test: "replication/raft TestSessionWaitsOrGoesToTheLeader"},
+		{Name: "vote-not-persisted", Breaks: "a replica forgets whom it voted for, and votes again in the same term",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader,delay",
+			Test: "replication/raft TestAVoteHoldsThroughARestart"},
+		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "partition-leader,delay",
+			Test: "replication/raft TestHeartbeatsDoNotOvertakeVotes"},
+	}
+}
+
+func quorum() []Mutant {
+	return []Mutant{
+		{Name: "quorum-w-minus-one", Breaks: "a write is acknowledged by one replica fewer than its level says",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "partition-one",
+			Test: "replication/quorum TestPartition"},
+		{Name: "read-r-minus-one", Breaks: "a read asks one replica fewer than its level says",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "partition-one",
+			Test: "replication/quorum TestPartition"},
+		{Name: "no-write-back", Breaks: "a strong read does not bring up to date those that answered with less",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "jitter",
+			Test: "replication/quorum TestStrongReadsBlockOnRepair"},
+		{Name: "wall-clock", Breaks: "versions are the plain time of the node, not raised above what it has seen",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "clock-bump",
+			Test: "replication/quorum TestClockBehindLosesAtQuorumButNotAtLinearizable"},
+		{Name: "lww-oldest", Breaks: "the first write of a key stands for ever",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "none",
+			Test: "replication/quorum TestGroup"},
+		{Name: "tombstones-early", Breaks: "tombstones are purged before their grace time, and though a replica may lack them",
+			Mode: "quorum", Write: "quorum", Read: "quorum", Workload: "delete", Nemesis: "partition-one",
+			Test: "replication/quorum TestTombstonesGoOnceEveryReplicaHasThem"},
+	}
+}
+
+func leaderFollower() []Mutant {
+	return []Mutant{
+		{Name: "lf-ack-before-quorum", Breaks: "the leader acknowledges a quorum write with its own log alone",
+			Mode: "leader-follower", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader",
+			Test: "replication/leaderfollower TestFailoverKeepsQuorumAndCountsWhatOneLost"},
+		{Name: "lease-ignored", Breaks: "a leader goes on after its lease has run out",
+			Mode: "leader-follower", Write: "quorum", Read: "lease", Workload: "register", Nemesis: "partition-leader",
+			Test: "replication/leaderfollower TestALeaderWithoutLeaseNeitherAcknowledgesNorAnswers"},
+		{Name: "stale-leader-not-fenced", Breaks: "a leader is replaced before its lease has run out",
+			Mode: "leader-follower", Write: "quorum", Read: "lease", Workload: "register", Nemesis: "partition-leader",
+			Test: "node TestWhoCountsAsLive"},
+		{Name: "promote-shortest", Breaks: "a promotion picks the replica with the shortest log",
+			Mode: "leader-follower", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader,jitter",
+			Test: "node TestTheLongestLogIsPromoted"},
+	}
+}
+
+func coordinator() []Mutant {
+	return []Mutant{
+		{Name: "retry-twice", Breaks: "a write with an unknown outcome is sent again",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "append", Nemesis: "partition-leader,delay"},
+		{Name: "timeout-as-failure", Breaks: "an unknown outcome is reported as definitely not done",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "append", Nemesis: "partition-leader,delay"},
+		{Name: "token-ignored", Breaks: "a session read does not look at its token",
+			Mode: "raft", Write: "quorum", Read: "session", Workload: "session", Nemesis: "delay"},
+		{Name: "hint-dropped", Breaks: "a write at level any is acknowledged as a hint that nobody keeps",
+			Mode: "quorum", Write: "any", Read: "quorum", Workload: "durability", Nemesis: "partition-one", Nodes: 5, Replicas: 3,
+			Test: "jepsen-lite/sim TestAHintOfAnyArrivesInTheEnd"},
+		{Name: "ttl-early", Breaks: "values expire after half their time",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "ttl", Nemesis: "none"},
+		{Name: "expiry-ignored", Breaks: "values never expire",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "ttl", Nemesis: "none"},
+	}
+}
+
+func switches() []Mutant {
+	return []Mutant{
+		{Name: "switch-no-fence", Breaks: "a Raft group goes on accepting behind the fence of a switch",
+			Mode: "raft", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,delay",
+			Test: "replication/raft TestFence"},
+		{Name: "switch-no-merge", Breaks: "replicas leave quorum mode without merging what they hold",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,delay",
+			Test: "replication/quorum TestFencedReplicasSettleOnTheSameState"},
+		{Name: "old-epoch-accepted", Breaks: "a replica answers messages of another epoch",
+			Mode: "leader-follower", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,partition-leader"},
+		{Name: "unsettled-replica-based", Breaks: "a replica that did not settle enters the next epoch with what it has",
+			Mode: "raft", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,partition-one",
+			Test: "jepsen-lite/sim TestASwitchWaitsForNobodyAndLosesNothing"},
+	}
+}
+
+func harness() []Mutant {
+	return []Mutant{
+		{Name: "nemesis-noop", Breaks: "the nemesis says what it would do and does nothing", Harness: true},
+		{Name: "outcomes-swapped", Breaks: "the recorder stores unknown outcomes as failures", Harness: true},
+		{Name: "final-read-skipped", Breaks: "the final reads are left out", Harness: true},
+	}
+}
