@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PKGS    := ./...
 
-.PHONY: help build up down test check race bench soak fuzz clean
+.PHONY: help build up down test check race bench soak fuzz mutants clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s) each
 	@for pkg in $$($(GO) list ./...); do for f in $$($(GO) test -tags $(TAGS) -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
 		echo "$$pkg $$f"; $(GO) test -tags $(TAGS) -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg || exit 1; done; done
+
+MUTANTS ?=
+mutants: ## every way in which the store and the harness can be broken on purpose: each must be noticed (MUTANTS="name ..." for some)
+	@$(GO) build -tags '$(TAGS) mutants' -o bin/fulcrum-mutants ./cmd/fulcrum
+	@bin/fulcrum-mutants jepsen mutants $(MUTANTS) -o table
 
 SOAKTIME ?= 1h
 soak: build ## whole nodes under the race detector, then real clusters and simulation again and again for SOAKTIME (1h)

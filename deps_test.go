@@ -71,11 +71,28 @@ var house = map[string]imports{
 	"local":  {house: []string{""}, library: []string{xsync}},
 	"lab":    {house: []string{"", "consistency", "client"}, library: []string{xsync}},
 
+	// Judges histories; pure.
+	"jepsen-lite/history": {house: []string{"", "consistency"}},
+	"jepsen-lite/checker": {house: []string{"", "consistency", "jepsen-lite/history"}, library: []string{"github.com/anishathalye/porcupine"}},
+	"jepsen-lite/report":  {house: []string{"", "consistency", "jepsen-lite/history", "jepsen-lite/checker"}},
+
+	// Breaks a cluster that it knows by an interface only.
+	"jepsen-lite/nemesis": {house: []string{"", "jepsen-lite/history", "mutant"}},
+
 	// Opens whole nodes in virtual time, on a network and a file system in memory.
-	"jepsen-lite/sim": {house: []string{"", "consistency", "node", "node/api"}, library: []string{pebble, prometheus}},
+	"jepsen-lite/sim": {house: []string{"", "consistency", "node", "node/api", "jepsen-lite/history", "jepsen-lite/nemesis", "jepsen-lite/workload"}, library: []string{pebble, prometheus}},
+
+	// Runs clusters of the binary, and attaches to running ones.
+	"jepsen-lite/real": {house: []string{"", "consistency", "client", "local", "jepsen-lite/nemesis", "jepsen-lite/workload", "jepsen-lite/history"}},
+
+	// Puts these together: runs a test on a world, records it, has it judged and kept.
+	"jepsen-lite/workload": {house: []string{"", "consistency", "jepsen-lite/history"}},
+	"jepsen-lite": {house: []string{"", "consistency", "mutant", "jepsen-lite/checker", "jepsen-lite/history", "jepsen-lite/nemesis", "jepsen-lite/real",
+		"jepsen-lite/report", "jepsen-lite/sim", "jepsen-lite/workload"}, library: []string{xsync}},
 
 	"cmd/fulcrum": {
-		house:   []string{"", "consistency", "partition", "client", "local", "lab", "node"},
+		house: []string{"", "consistency", "partition", "client", "local", "lab", "mutant", "node",
+			"jepsen-lite", "jepsen-lite/checker", "jepsen-lite/nemesis", "jepsen-lite/workload"},
 		library: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", koanf, "github.com/lmittmann/tint"},
 	},
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +29,7 @@ type Spec struct {
 	Zones    []string // given to the nodes in turn
 	Binary   string   // default: this program
 	Progress func(done, total int, what string)
+	Place    func(n *Node) // of a new cluster: may change a node's addresses and Exec before anything starts
 }
 
 func (s *Spec) defaults() error {
@@ -77,7 +79,11 @@ func Up(ctx context.Context, s Spec) (*Cluster, error) {
 			if len(s.Zones) > 0 {
 				zone = s.Zones[(i-1)%len(s.Zones)]
 			}
-			c.Nodes = append(c.Nodes, newNode(s.Dir, s.BasePort, i, zone))
+			n := newNode(s.Dir, s.BasePort, i, zone)
+			if s.Place != nil {
+				s.Place(&n)
+			}
+			c.Nodes = append(c.Nodes, n)
 		}
 	case err != nil:
 		return nil, err
@@ -128,7 +134,8 @@ func (c *Cluster) spawn(n *Node) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(c.Binary, c.args(n)...)
+	argv := append(append(slices.Clone(n.Exec), c.Binary), c.args(n)...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = withoutFulcrum(os.Environ())
@@ -332,35 +339,47 @@ func (c *Cluster) signal(name fulcrum.NodeID, sig syscall.Signal) (*Node, error)
 	return n, syscall.Kill(n.PID, sig)
 }
 
-// Stop asks a node to stop and waits until it has: it answers what is under way and
-// hands leadership over.
-func (c *Cluster) Stop(ctx context.Context, name fulcrum.NodeID) error {
-	n, err := c.signal(name, syscall.SIGTERM)
-	if err != nil {
-		return err
-	}
-	if n.Paused {
-		_ = syscall.Kill(n.PID, syscall.SIGCONT)
-	}
-	return c.gone(ctx, n, 20*time.Second)
+// Stop asks nodes to stop and waits until they have: they answer what is under way
+// and hand leadership over.
+func (c *Cluster) Stop(ctx context.Context, names ...fulcrum.NodeID) error {
+	return c.end(ctx, syscall.SIGTERM, 20*time.Second, names)
 }
 
-// Kill ends a node as a crash does, and waits until it is gone.
-func (c *Cluster) Kill(ctx context.Context, name fulcrum.NodeID) error {
-	n, err := c.signal(name, syscall.SIGKILL)
-	if err != nil {
-		return err
-	}
-	return c.gone(ctx, n, 10*time.Second)
+// Kill ends nodes as a crash does, all at the same moment, and waits until they are
+// gone.
+func (c *Cluster) Kill(ctx context.Context, names ...fulcrum.NodeID) error {
+	return c.end(ctx, syscall.SIGKILL, 10*time.Second, names)
 }
 
-func (c *Cluster) gone(ctx context.Context, n *Node, limit time.Duration) error {
+// end signals all nodes before it waits for any.
+func (c *Cluster) end(ctx context.Context, sig syscall.Signal, limit time.Duration, names []fulcrum.NodeID) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var signalled []*Node
+	var errs []error
+	for _, name := range names {
+		n, err := c.signal(name, sig)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if n.Paused {
+			_ = syscall.Kill(n.PID, syscall.SIGCONT)
+		}
+		signalled = append(signalled, n)
+	}
+	for _, n := range signalled {
+		errs = append(errs, c.gone(ctx, n))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Cluster) gone(ctx context.Context, n *Node) error {
+	began := time.Now()
 	for n.running() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("node %s (pid %d) has not stopped after %s; its log is %s", n.Name, n.PID, limit, n.Log)
+			return fmt.Errorf("node %s (pid %d) has not stopped after %s; its log is %s", n.Name, n.PID, time.Since(began).Round(time.Millisecond), n.Log)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

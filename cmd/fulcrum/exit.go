@@ -94,10 +94,13 @@ func (s silent) Error() string { return fmt.Sprintf("exit code %d", s.code) }
 
 func exitCode(err error) int {
 	var u usageError
+	var open undecided
 	var e *fulcrum.Error
 	switch {
 	case errors.As(err, &u):
 		return exitUsage
+	case errors.As(err, &open): // whatever it holds: 1 would be a verdict
+		return exitUndecided
 	case errors.As(err, &e):
 		switch {
 		case e.Maybe || e.Code == fulcrum.CodeUnknown:

@@ -75,11 +75,25 @@ type Cluster struct {
 
 	mu     sync.Mutex
 	procs  map[fulcrum.NodeID]*process // guarded by mu; those that run
+	ending map[fulcrum.NodeID]*process // those that ended by themselves and still have their ports and files
 	disks  map[fulcrum.NodeID]*vfs.MemFS
 	lives  int             // processes started so far
 	faults []fulcrum.Fault // injected and not healed: a restarted node gets them again
 	ended  []error         // guarded by mu; what processes ended with, when not killed
+
+	// Guarded by mu: those that may end by themselves without that being a failure of the
+	// cluster, and why. A bad disk excuses that until it is healed and once after it, a
+	// damaged one until it is wiped.
+	mayEnd map[fulcrum.NodeID]excuse
 }
+
+// excuse is why a node may end by itself.
+type excuse string
+
+const (
+	badDisk     excuse = "a fault of its disk"
+	damagedDisk excuse = "its disk was damaged"
+)
 
 // process is one life of a node.
 type process struct {
@@ -103,7 +117,7 @@ func OpenCluster(ctx context.Context, opt ClusterOptions) (*Cluster, error) {
 	c := &Cluster{
 		Network: NewNetwork(), opt: opt, rand: rand.New(rand.NewPCG(opt.Seed, 0)),
 		initial: map[fulcrum.NodeID]string{},
-		procs:   map[fulcrum.NodeID]*process{}, disks: map[fulcrum.NodeID]*vfs.MemFS{},
+		procs:   map[fulcrum.NodeID]*process{}, ending: map[fulcrum.NodeID]*process{}, disks: map[fulcrum.NodeID]*vfs.MemFS{}, mayEnd: map[fulcrum.NodeID]excuse{},
 	}
 	for i := range opt.Nodes {
 		name := fulcrum.NodeID("n" + strconv.Itoa(i+1))
@@ -149,6 +163,17 @@ func (c *Cluster) Running() []fulcrum.NodeID {
 	return out
 }
 
+// nodes returns the nodes that run.
+func (c *Cluster) nodes() map[fulcrum.NodeID]*node.Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[fulcrum.NodeID]*node.Node{}
+	for name, p := range c.procs {
+		out[name] = p.node
+	}
+	return out
+}
+
 func (c *Cluster) proc(name fulcrum.NodeID) *process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -161,7 +186,9 @@ func (c *Cluster) proc(name fulcrum.NodeID) *process {
 
 // Call is what a client does over a connection: it calls a node's Backend, and the
 // answer reaches it only if the node lives that long. A node that does not run
-// refuses (CodeUnavailable); after a kill the outcome is unknown, whatever f says.
+// refuses (CodeUnavailable); after a kill the outcome is unknown, whatever f says. A
+// frozen node takes no call and gives no answer until it goes on: the outcome of a call
+// is unknown when ctx ends before.
 func (c *Cluster) Call(ctx context.Context, at fulcrum.NodeID, f func(context.Context, api.Backend) error) error {
 	c.mu.Lock()
 	p := c.procs[at]
@@ -175,9 +202,17 @@ func (c *Cluster) Call(ctx context.Context, at fulcrum.NodeID, f func(context.Co
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.life, cancel)()
-	err := f(ctx, p.node)
-	if p.network.isDown() {
+	var err error
+	moving := c.Network.Moving(ctx, p.network.host)
+	if moving {
+		err = f(ctx, p.node)
+		moving = c.Network.Moving(ctx, p.network.host)
+	}
+	switch {
+	case p.network.isDown():
 		return fulcrum.Errorf(fulcrum.CodeUnknown, "connection to %s was reset", at)
+	case !moving:
+		return fulcrum.Errorf(fulcrum.CodeUnknown, "no answer from %s: %w", at, ctx.Err())
 	}
 	return err
 }
@@ -193,6 +228,13 @@ func (c *Cluster) Start(names ...fulcrum.NodeID) error {
 }
 
 func (c *Cluster) start(name fulcrum.NodeID) error {
+	c.mu.Lock()
+	before := c.ending[name]
+	delete(c.ending, name)
+	c.mu.Unlock()
+	if before != nil {
+		<-before.done
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.procs[name] != nil {
@@ -228,14 +270,22 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 		c.mu.Lock()
 		if c.procs[name] == p { // not killed, and not started anew since
 			delete(c.procs, name)
+			c.ending[name] = p
 		}
 		c.mu.Unlock()
 		p.calls.Wait()
 		p.err = errors.Join(err, n.Close())
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if p.err != nil && !p.network.isDown() {
+		if p.err == nil || p.network.isDown() {
+			return
+		}
+		still := slices.ContainsFunc(c.faults, func(f fulcrum.Fault) bool { return f.Node == name && (f.Fail || f.Full) })
+		switch why := c.mayEnd[name]; {
+		case why == "" && !still:
 			c.ended = append(c.ended, fmt.Errorf("node %s: %w", name, p.err))
+		case why == badDisk && !still: // it was healed while the node was about to end
+			delete(c.mayEnd, name)
 		}
 	})
 	return nil
@@ -335,6 +385,7 @@ func (c *Cluster) Wipe(name fulcrum.NodeID) error {
 		return fmt.Errorf("node %s runs", name)
 	}
 	c.disks[name] = vfs.NewCrashableMem()
+	delete(c.mayEnd, name)
 	return os.RemoveAll(c.Dir(name))
 }
 
@@ -371,8 +422,13 @@ func (c *Cluster) unready() error {
 
 // Inject breaks something, on every node, as `fulcrum fault` does. f needs an ID.
 func (c *Cluster) Inject(f fulcrum.Fault) error {
-	for _, name := range c.Running() {
-		if err := c.Node(name).AddFault(f); err != nil {
+	c.mu.Lock()
+	if (f.Fail || f.Full) && c.mayEnd[f.Node] == "" {
+		c.mayEnd[f.Node] = badDisk
+	}
+	c.mu.Unlock()
+	for name, n := range c.nodes() {
+		if err := n.AddFault(f); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -387,8 +443,8 @@ func (c *Cluster) Heal(ids ...string) error {
 	c.mu.Lock()
 	c.faults = slices.DeleteFunc(c.faults, func(f fulcrum.Fault) bool { return ids == nil || slices.Contains(ids, f.ID) })
 	c.mu.Unlock()
-	for _, name := range c.Running() {
-		if err := c.Node(name).HealFaults(ids); err != nil {
+	for name, n := range c.nodes() {
+		if err := n.HealFaults(ids); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -403,6 +459,7 @@ func (c *Cluster) Close() error {
 		p.stop()
 	}
 	c.mu.Unlock()
+	c.Network.ThawAll()
 	c.dying.Wait()
 	time.Sleep(gossipRests)
 	return errors.Join(c.ended...)

@@ -13,8 +13,10 @@ import (
 // read at the other.
 //
 // Invariant: len(data) <= StreamBufferBytes; after reset or closedRead nothing
-// is added.
+// is added. What was written at or to a frozen host is not read until it is thawed.
 type stream struct {
+	ends [2]*machine
+
 	mu          sync.Mutex
 	data        []byte
 	closedRead  bool // the reading end closed: writes fail with EPIPE
@@ -31,6 +33,7 @@ func (s *stream) read(p []byte) (int, error) {
 	for {
 		s.mu.Lock()
 		n, err := 0, error(nil)
+		thawed := s.frozen()
 		switch {
 		case s.closedRead:
 			err = net.ErrClosed
@@ -39,6 +42,11 @@ func (s *stream) read(p []byte) (int, error) {
 		case s.wasReset:
 			err = syscall.ECONNRESET
 		case len(p) == 0:
+		case thawed != nil:
+			rung, by := s.bell.wait(), s.readBy
+			s.mu.Unlock()
+			awaitThaw(rung, thawed, by)
+			continue
 		case len(s.data) > 0:
 			n = copy(p, s.data)
 			if s.data = s.data[n:]; len(s.data) == 0 {
@@ -69,6 +77,9 @@ func (s *stream) write(p []byte) (n int, err error) {
 			err = os.ErrDeadlineExceeded
 		case s.wasReset:
 			err = syscall.ECONNRESET
+		case s.closedRead && s.frozen() != nil: // what a frozen end does is not known yet
+			s.mu.Unlock()
+			return n + len(p), nil
 		case s.closedRead:
 			err = syscall.EPIPE
 		}
@@ -89,6 +100,16 @@ func (s *stream) write(p []byte) (n int, err error) {
 		s.mu.Unlock()
 		await(rung, by)
 	}
+}
+
+// frozen returns a channel that is closed when a frozen end goes on, nil when none is.
+func (s *stream) frozen() <-chan struct{} {
+	for _, m := range s.ends {
+		if thawed := m.frozen(); thawed != nil {
+			return thawed
+		}
+	}
+	return nil
 }
 
 // set changes the state and wakes who waits for it.

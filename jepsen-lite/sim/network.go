@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -25,7 +27,7 @@ const (
 // Network is a network in memory. Addresses are names, "n1:7201"; a host exists
 // as soon as somebody listens or dials there. It delivers at once and loses
 // nothing but what overflows a packet queue: failures are for the wrappers of
-// node/netfault, crashes for CloseHost.
+// node/netfault, crashes for CloseHost, hosts that stand still for Freeze.
 //
 // It starts no goroutine, and nobody waits while holding one of its mutexes:
 // every wait is a select on a channel made by the waiter, so a bubble of
@@ -36,6 +38,11 @@ type Network struct {
 	packets   map[string]*packetConn
 	conns     map[string]map[*conn]struct{} // by local host; open ones
 	nextPort  int
+	machines  map[string]*machine // by host
+	twice     float64             // probability; see Duplicate
+	rand      *rand.Rand          // set with twice
+
+	duplicated atomic.Int64
 }
 
 // NewNetwork returns a network on which nobody listens.
@@ -45,6 +52,7 @@ func NewNetwork() *Network {
 		packets:   map[string]*packetConn{},
 		conns:     map[string]map[*conn]struct{}{},
 		nextPort:  firstEphemeralPort,
+		machines:  map[string]*machine{},
 	}
 }
 
@@ -81,6 +89,7 @@ func (n *Network) Listen(addr string) (net.Listener, error) {
 		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: Addr{"tcp", addr}, Err: err}
 	}
 	l := &listener{network: n, addr: Addr{"tcp", addr}}
+	l.machine = n.machine(l.addr.host())
 	n.listeners[addr] = l
 	return l, nil
 }
@@ -96,6 +105,7 @@ func (n *Network) ListenPacket(addr string) (net.PacketConn, error) {
 		return nil, &net.OpError{Op: "listen", Net: "udp", Addr: Addr{"udp", addr}, Err: err}
 	}
 	p := &packetConn{network: n, addr: Addr{"udp", addr}}
+	p.machine = n.machine(p.addr.host())
 	n.packets[addr] = p
 	return p, nil
 }
@@ -137,10 +147,15 @@ func (n *Network) Dial(ctx context.Context, addr string) (net.Conn, error) {
 
 // DialFrom connects host to the listener at addr. It fails with ECONNREFUSED
 // when nobody listens there, and waits until ctx ends while that listener's
-// backlog is full. The connection belongs to host: CloseHost(host) ends it.
+// backlog is full, or host is frozen. The connection belongs to host: CloseHost(host)
+// ends it.
 func (n *Network) DialFrom(ctx context.Context, host, addr string) (net.Conn, error) {
 	err := ctx.Err()
 	for err == nil {
+		if !n.Moving(ctx, host) {
+			err = ctx.Err()
+			break
+		}
 		var c *conn
 		var full <-chan struct{}
 		if c, full, err = n.connect(host, addr); err != nil {
@@ -167,12 +182,14 @@ func (n *Network) connect(host, addr string) (c *conn, full <-chan struct{}, err
 	n.mu.Lock()
 	l := n.listeners[addr]
 	local := Addr{"tcp", net.JoinHostPort(host, n.ephemeralPort())}
+	dialer := n.machine(host)
 	n.mu.Unlock()
 	if l == nil {
 		return nil, nil, syscall.ECONNREFUSED
 	}
 
-	there, back := &stream{}, &stream{}
+	ends := [2]*machine{dialer, l.machine}
+	there, back := &stream{ends: ends}, &stream{ends: ends}
 	c = &conn{network: n, in: back, out: there, local: local, remote: l.addr}
 	peer := &conn{network: n, in: there, out: back, local: l.addr, remote: local}
 	// Known to CloseHost before anybody can use them, so a crash misses none.
@@ -207,7 +224,8 @@ func (n *Network) forget(c *conn) {
 
 // CloseHost is what the crash of a process does to its sockets: every listener,
 // connection and packet socket of host is closed, its peers read and write
-// ECONNRESET at once, and what was in flight is lost. The host may listen again.
+// ECONNRESET at once, and what was in flight is lost. The host may listen again, and
+// is not frozen any more.
 func (n *Network) CloseHost(host string) {
 	n.mu.Lock()
 	var listeners []*listener
@@ -237,11 +255,13 @@ func (n *Network) CloseHost(host string) {
 	for _, c := range conns {
 		c.reset()
 	}
+	n.Thaw(host)
 }
 
 // listener is the net.Listener of a Network.
 type listener struct {
 	network *Network
+	machine *machine
 	addr    Addr
 
 	mu      sync.Mutex
@@ -274,7 +294,8 @@ func (l *listener) Accept() (net.Conn, error) {
 			l.mu.Unlock()
 			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
 		}
-		if len(l.backlog) > 0 {
+		thawed := l.machine.frozen()
+		if len(l.backlog) > 0 && thawed == nil {
 			c := l.backlog[0]
 			l.backlog = l.backlog[1:]
 			l.bell.ring()
@@ -283,7 +304,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		rung := l.bell.wait()
 		l.mu.Unlock()
-		<-rung
+		awaitThaw(rung, thawed, time.Time{})
 	}
 }
 

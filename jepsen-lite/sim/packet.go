@@ -15,15 +15,23 @@ type packet struct {
 	data []byte
 }
 
+// held is a packet that waits for its sender's host to go on.
+type held struct {
+	to   string
+	data []byte
+}
+
 // packetConn is the net.PacketConn of a Network.
 //
-// Invariant: len(queue) <= PacketQueue.
+// Invariant: len(queue) <= PacketQueue, len(held) <= PacketQueue.
 type packetConn struct {
 	network *Network
+	machine *machine
 	addr    Addr
 
 	mu      sync.Mutex
 	queue   []packet
+	held    []held // written while this host is frozen
 	closed  bool
 	readBy  time.Time
 	writeBy time.Time
@@ -48,15 +56,15 @@ func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
 		case expired(c.readBy):
 			c.mu.Unlock()
 			return 0, nil, c.wrap("read", nil, os.ErrDeadlineExceeded)
-		case len(c.queue) > 0:
+		case len(c.queue) > 0 && c.machine.frozen() == nil:
 			next := c.queue[0]
 			c.queue = c.queue[1:]
 			c.mu.Unlock()
 			return copy(p, next.data), next.from, nil
 		}
-		rung, by := c.bell.wait(), c.readBy
+		rung, by, thawed := c.bell.wait(), c.readBy, c.machine.frozen()
 		c.mu.Unlock()
-		await(rung, by)
+		awaitThaw(rung, thawed, by)
 	}
 }
 
@@ -73,18 +81,43 @@ func (c *packetConn) WriteTo(p []byte, to net.Addr) (int, error) {
 	case len(p) > MaxPacketBytes:
 		err = syscall.EMSGSIZE
 	}
+	frozen := c.machine.frozen() != nil
+	if err == nil && frozen && len(c.held) < PacketQueue {
+		c.held = append(c.held, held{to.String(), slices.Clone(p)})
+	}
 	c.mu.Unlock()
 	if err != nil {
 		return 0, c.wrap("write", to, err)
 	}
-
-	c.network.mu.Lock()
-	peer := c.network.packets[to.String()]
-	c.network.mu.Unlock()
-	if peer != nil {
-		peer.deliver(packet{from: c.addr, data: slices.Clone(p)})
+	if !frozen {
+		c.send(to.String(), slices.Clone(p))
 	}
 	return len(p), nil
+}
+
+// send delivers data, which nobody changes any more.
+func (c *packetConn) send(to string, data []byte) {
+	c.network.mu.Lock()
+	peer := c.network.packets[to]
+	copies := 0
+	if peer != nil {
+		copies = c.network.copies()
+	}
+	c.network.mu.Unlock()
+	for range copies {
+		peer.deliver(packet{from: c.addr, data: data})
+	}
+}
+
+// release sends what was held while the host was frozen; it is not any more.
+func (c *packetConn) release() {
+	c.mu.Lock()
+	out := c.held
+	c.held = nil
+	c.mu.Unlock()
+	for _, h := range out {
+		c.send(h.to, h.data)
+	}
 }
 
 func (c *packetConn) deliver(p packet) {
@@ -110,7 +143,7 @@ func (c *packetConn) Close() error {
 	if c.closed {
 		return c.wrap("close", nil, net.ErrClosed)
 	}
-	c.closed, c.queue = true, nil
+	c.closed, c.queue, c.held = true, nil, nil
 	c.bell.ring()
 	return nil
 }

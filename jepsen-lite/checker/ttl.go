@@ -1,0 +1,173 @@
+package checker
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"fulcrum/jepsen-lite/history"
+)
+
+// ttlMargin is what TTL allows for versions and expiries being kept in milliseconds,
+// beside the clocks being off.
+const ttlMargin = 50 * time.Millisecond
+
+// TTL judges values that expire. Expiry goes by wall clocks: the one that stamped the
+// write and the one that answers the read. Each may be off by Spec.Skew, so twice that
+// is allowed, and ttlMargin.
+//
+//	expired-value  read later than its write's end, its time to live and the allowance
+//	early-expiry   gone sooner than its write's begin and its time to live, less the allowance, with no other mutation
+//	               that may have done it: where reads meet writes
+//	undead         found although an earlier read had found it expired, by more than the allowance, with no newer write
+func TTL() Check { return Check{Name: "ttl", Run: runTTL} }
+
+// ttlKey is one key of TTL.
+type ttlKey struct {
+	*tally
+	h         *history.History
+	c         contract
+	s         Spec
+	name      string
+	allow     time.Duration
+	mutations []int32 // that may have taken effect, by Invoke
+	reads     []int32 // by Invoke
+	writer    map[string]int32
+}
+
+func runTTL(h *history.History, s Spec) Result {
+	t := newTally("ttl")
+	c, err := contractOf(s)
+	if err != nil {
+		t.unknown("%v", err)
+	}
+	if s.Skew == 0 && slices.ContainsFunc(s.Nemeses, func(n string) bool { return strings.Contains(n, "clock") }) {
+		t.unknown("clocks were put off and the run does not say how far")
+	}
+	allow := ttlMargin + 2*s.Skew
+	keys := byKey(h, func(op *history.Op) bool { return op.F != history.Scan && op.Outcome != history.Fail })
+	writes := 0
+	for n, name := range keys.names {
+		k := &ttlKey{tally: t, h: h, c: c, s: s, name: name, allow: allow, writer: map[string]int32{}}
+		writes += k.collect(keys.ops(n))
+		k.judge()
+	}
+	t.stats["expiring_writes"], t.stats["allowance_seconds"] = float64(writes), allow.Seconds()
+	live, expired := t.stats["reads_live"], t.stats["reads_expired"]
+	if live == 0 || expired == 0 {
+		t.unknown("%d writes that expire, %.0f reads before and %.0f after: nothing to compare", writes, live, expired)
+	}
+	return t.result("%d writes that expire, read %.0f times before and %.0f times after, within %v", writes, live, expired, allow)
+}
+
+func (k *ttlKey) collect(ops []int32) (writes int) {
+	for _, i := range ops {
+		op := &k.h.Ops[i]
+		if op.F == history.Read {
+			if op.Outcome == history.OK {
+				k.reads = append(k.reads, i)
+			}
+			continue
+		}
+		k.mutations = append(k.mutations, i)
+		if op.F != history.Delete {
+			k.writer[op.Value] = i
+		}
+		if op.TTL > 0 {
+			writes++
+		}
+	}
+	return writes
+}
+
+func (k *ttlKey) judge() {
+	gone := map[int32]int32{} // write: the first read that surely found it expired
+	for _, r := range k.reads {
+		read := &k.h.Ops[r]
+		if !read.Found {
+			if w := k.last(r); w != none {
+				k.missing(w, r, gone)
+			}
+			continue
+		}
+		w, ok := k.writer[read.Value]
+		if !ok || k.h.Ops[w].TTL == 0 {
+			continue
+		}
+		k.found(w, r, gone)
+	}
+}
+
+func (k *ttlKey) found(w, r int32, gone map[int32]int32) {
+	read, write := &k.h.Ops[r], &k.h.Ops[w]
+	k.stats["reads_live"]++
+	if write.Outcome == history.OK && read.Invoke > write.Return+write.TTL+k.allow {
+		k.add("expired-value", k.name, []int{int(w), int(r)}, "%s, %v after the end of its write with a time to live of %v", say(k.h, r), read.Invoke-write.Return, write.TTL)
+		return
+	}
+	if first, ok := gone[w]; ok && read.Invoke > k.h.Ops[first].Return+2*k.allow {
+		k.add("undead", k.name, []int{int(w), int(first), int(r)}, "%s, although %s had found it expired", say(k.h, r), say(k.h, first))
+	}
+}
+
+// missing judges a read that found nothing, after w.
+func (k *ttlKey) missing(w, r int32, gone map[int32]int32) {
+	read, write := &k.h.Ops[r], &k.h.Ops[w]
+	// The replica that answered had the write when it shows its version; where reads
+	// meet writes it had it because the write was over.
+	had := !write.Version.IsZero() && write.Version == read.Version
+	if !had && !(k.c.durable && k.c.meets(k.s, read) && write.Outcome == history.OK && write.Return < read.Invoke) {
+		return
+	}
+	if write.Outcome == history.OK && read.Return < write.Invoke+write.TTL-k.allow {
+		k.add("early-expiry", k.name, []int{int(w), int(r)}, "%s, %v after the begin of %s with a time to live of %v", say(k.h, r), read.Return-write.Invoke, say(k.h, w), write.TTL)
+		return
+	}
+	k.stats["reads_expired"]++
+	if _, ok := gone[w]; !ok {
+		gone[w] = r
+	}
+}
+
+// last is the expiring write that read r, which found nothing, must have met, when no
+// other mutation can have stood over it; none if there is no such.
+func (k *ttlKey) last(r int32) int32 {
+	read := &k.h.Ops[r]
+	w := none
+	for _, m := range k.mutations {
+		op := &k.h.Ops[m]
+		if op.Invoke > read.Return {
+			break
+		}
+		if !read.Version.IsZero() && op.Version == read.Version {
+			if op.TTL > 0 {
+				return m // the read says itself which write it was
+			}
+			return none
+		}
+		if w == none || !k.over(w, m) {
+			w = m
+		}
+	}
+	if w == none || k.h.Ops[w].TTL == 0 {
+		return none
+	}
+	for _, m := range k.mutations {
+		if op := &k.h.Ops[m]; m != w && op.Invoke <= read.Return && !k.over(w, m) {
+			return none
+		}
+	}
+	return w
+}
+
+// over reports whether write w surely stands over mutation m.
+func (k *ttlKey) over(w, m int32) bool {
+	x, y := &k.h.Ops[w], &k.h.Ops[m]
+	switch {
+	case x.Outcome != history.OK || y.Outcome != history.OK:
+		return false
+	case !x.Version.IsZero() && !y.Version.IsZero():
+		return y.Version.Less(x.Version)
+	}
+	return k.c.ordered && y.Return < x.Invoke
+}

@@ -1,0 +1,235 @@
+package jepsen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"fulcrum/consistency"
+	"fulcrum/jepsen-lite/checker"
+	"fulcrum/jepsen-lite/history"
+	"fulcrum/jepsen-lite/nemesis"
+)
+
+// Case is one test of the suite and what must come of it.
+type Case struct {
+	Test Test
+	// Shows names a check that must find the anomaly of a weak level: a run that cannot
+	// produce it proves nothing about the strong levels either. Empty: the run must be valid.
+	Shows string
+}
+
+// Name tells cases apart.
+func (c Case) Name() string {
+	if c.Shows != "" {
+		return c.Test.Name() + "_shows-" + c.Shows
+	}
+	return c.Test.Name()
+}
+
+// Judge says whether the case came out as it must, and why not.
+func (c Case) Judge(h *history.History, plan *nemesis.Plan) (checker.Judgement, error) {
+	spec := c.Test.Spec(plan)
+	j := checker.Judge(h, spec)
+	if c.Shows == "" {
+		if j.Verdict != checker.Valid {
+			return j, fmt.Errorf("%v: %s", j.Verdict, reasons(j))
+		}
+		return j, nil
+	}
+	check, err := checker.ByName(c.Shows)
+	if err != nil {
+		return j, err
+	}
+	res := check.Run(h, spec)
+	j.Results = append(j.Results, res)
+	if res.Verdict != checker.Invalid {
+		return j, fmt.Errorf("the anomaly that %s must find was not produced: %s", c.Shows, res.Detail)
+	}
+	return j, nil
+}
+
+// reasons is what the checks that did not pass say.
+func reasons(j checker.Judgement) string {
+	var out []string
+	for _, r := range j.Results {
+		if r.Verdict != checker.Valid {
+			out = append(out, fmt.Sprintf("%s: %s", r.Check, r.Detail))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// level is shorthand for a level without a bound.
+var level = consistency.L
+
+// row is a line of the suite: a workload at levels under each of some nemeses.
+type row struct {
+	workload    string
+	mode        consistency.Mode
+	write, read consistency.Level
+	nemeses     []string
+	shows       string
+	noTokens    bool
+}
+
+// Suite lists the tests: for every mode the workloads at the levels that it offers,
+// under every nemesis, and the weak levels that must show their anomaly. Quick is a
+// choice of them for every change; each case runs for per of virtual time. Seeds follow
+// from seed, so another one makes other plans.
+func Suite(quick bool, per time.Duration, seed uint64) []Case {
+	var out []Case
+	for _, r := range rows(quick) {
+		for _, n := range r.nemeses {
+			t := Test{Workload: r.workload, Mode: r.mode, Write: r.write, Read: r.read, Nemeses: strings.Split(n, ","), Time: per, Sim: true,
+				Rate: simRate, Seed: seed + uint64(len(out))*1000, NoTokens: r.noTokens, Torn: 50}
+			out = append(out, Case{Test: t, Shows: r.shows})
+		}
+	}
+	return out
+}
+
+// simRate is operations a second in the suite: few, as most of a fault's life is
+// waiting, and they come in bursts (see pace).
+const simRate = 5
+
+// QuickTime is the virtual time of each test of the quick suite.
+const QuickTime = 10 * time.Minute
+
+// SuiteOptions says how a suite is run.
+type SuiteOptions struct {
+	Workers int    // tests at the same time; 1
+	Store   string // where reports of what came out wrong go; "": nowhere
+	Version string
+	Tell    func(done, total int, r CaseResult)
+}
+
+// CaseResult is what came of one case.
+type CaseResult struct {
+	Name    string  `json:"name"`
+	Err     string  `json:"error,omitempty"` // why it is not as it must be
+	Dir     string  `json:"report,omitempty"`
+	Again   string  `json:"again,omitempty"`
+	OK      int     `json:"ok"`
+	Fail    int     `json:"fail"`
+	Info    int     `json:"unknown"`
+	Faults  int     `json:"faults"`
+	Virtual float64 `json:"virtual_seconds"`
+	Seconds float64 `json:"seconds"`
+	verdict checker.Verdict
+}
+
+// Summary is what came of a suite.
+type Summary struct {
+	Verdict      checker.Verdict `json:"-"`
+	Result       string          `json:"verdict"`
+	Cases        []CaseResult    `json:"cases"`
+	Wrong        int             `json:"wrong"`
+	Operations   int             `json:"operations"`
+	Faults       int             `json:"faults"`
+	VirtualHours float64         `json:"virtual_cluster_hours"`
+	Seconds      float64         `json:"seconds"`
+}
+
+// RunSuite simulates every case, and returns when all are done or ctx ends.
+func RunSuite(ctx context.Context, cases []Case, opt SuiteOptions) (*Summary, error) {
+	began := time.Now()
+	if opt.Tell == nil {
+		opt.Tell = func(int, int, CaseResult) {}
+	}
+	var g errgroup.Group
+	g.SetLimit(max(1, opt.Workers))
+	var mu sync.Mutex
+	s := &Summary{Verdict: checker.Valid}
+	for _, c := range cases {
+		if err := c.Test.Fill(); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name(), err)
+		}
+	}
+	for _, c := range cases {
+		g.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			r := c.run(ctx, opt)
+			mu.Lock()
+			defer mu.Unlock()
+			s.add(r)
+			opt.Tell(len(s.Cases), len(cases), r)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	s.Seconds = time.Since(began).Seconds()
+	if err := ctx.Err(); err != nil {
+		s.Verdict = checker.Worst(s.Verdict, checker.Unknown)
+	}
+	s.Result = s.Verdict.String()
+	slices.SortStableFunc(s.Cases, func(a, b CaseResult) int { return strings.Compare(a.Name, b.Name) })
+	return s, nil
+}
+
+func (s *Summary) add(r CaseResult) {
+	s.Cases = append(s.Cases, r)
+	s.Operations += r.OK + r.Fail + r.Info
+	s.Faults += r.Faults
+	s.VirtualHours += r.Virtual / 3600
+	if r.Err != "" {
+		s.Wrong++
+		s.Verdict = checker.Worst(s.Verdict, r.verdict)
+	}
+}
+
+// run simulates one case and judges it.
+func (c Case) run(ctx context.Context, opt SuiteOptions) CaseResult {
+	began := time.Now()
+	r := CaseResult{Name: c.Name()}
+	if err := c.Test.Fill(); err != nil {
+		r.Err = err.Error()
+		return r
+	}
+	r.Again = c.Test.Command()
+	h, plan, err := Simulate(ctx, c.Test, SimOptions{})
+	if h == nil {
+		r.Err = err.Error()
+		return r
+	}
+	r.OK, r.Fail, r.Info = count(h)
+	r.Faults, r.Virtual = len(h.Faults()), h.End().Seconds()
+	j, wrong := c.Judge(h, plan)
+	if err = errors.Join(err, wrong); err != nil {
+		r.Err, r.verdict = err.Error(), checker.Worst(j.Verdict, checker.Unknown)
+		if c.Shows != "" {
+			r.verdict = checker.Unknown
+		}
+		if opt.Store != "" {
+			r.Dir, err = store(opt.Store, c.Test, h, j, plan, began, opt.Version, nil)
+			if err != nil {
+				r.Dir = err.Error()
+			}
+		}
+	}
+	r.Seconds = time.Since(began).Seconds()
+	return r
+}
+
+// count is how many operations had which outcome.
+func count(h *history.History) (ok, fail, info int) {
+	for i := range h.Ops {
+		switch h.Ops[i].Outcome {
+		case history.OK:
+			ok++
+		case history.Fail:
+			fail++
+		default:
+			info++
+		}
+	}
+	return ok, fail, info
+}

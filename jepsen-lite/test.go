@@ -1,0 +1,201 @@
+package jepsen
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/jepsen-lite/checker"
+	"fulcrum/jepsen-lite/nemesis"
+	"fulcrum/jepsen-lite/workload"
+)
+
+// Test says what to run. The zero value of a field means its default.
+type Test struct {
+	Workload string   `json:"workload"`
+	Nemeses  []string `json:"nemesis"`
+
+	Mode        consistency.Mode  `json:"mode"`
+	Write, Read consistency.Level // the mode's defaults; in a run that switches, levels that all modes have
+	Modes       []consistency.Mode
+	ShardBy     string `json:"shard_by,omitempty"`
+	Shards      int    `json:"shards"`   // 2
+	Replicas    int    `json:"replicas"` // one on every node, up to 5
+	Durability  string `json:"durability,omitempty"`
+	NoTokens    bool   `json:"no_tokens,omitempty"` // sessions forget their tokens: to see what that breaks
+
+	Nodes       int           `json:"nodes"`       // 3
+	Time        time.Duration `json:"time"`        // while the nemesis is at work; 60 s
+	Rate        float64       `json:"rate"`        // operations a second of all clients together; 0: as fast as they go, 100 in simulation
+	Concurrency int           `json:"concurrency"` // clients; 5
+	OpTimeout   time.Duration `json:"op_timeout"`  // 5 s
+	Recovery    time.Duration `json:"recovery"`    // how long a mended cluster may take to answer everywhere; 2 min
+	Settle      time.Duration `json:"settle"`      // how long replicas may then take to agree; 1 min
+	Quiet, Busy time.Duration // mean pause between faults, and their mean length; 0: the nemesis' own
+
+	Seed uint64 `json:"seed"`
+	Sim  bool   `json:"sim"`
+	Torn int    `json:"torn,omitempty"` // sim: percent of unsynced data that a kill leaves nevertheless
+}
+
+// switches reports whether the mode of the keyspace is changed in the run.
+func (t *Test) switches() bool {
+	return t.Workload == "switch" || slices.Contains(t.Nemeses, "switch")
+}
+
+// Fill sets defaults, and then says everything that is wrong with t, each with what
+// there is instead.
+func (t *Test) Fill() error {
+	w, err := workload.Find(t.Workload)
+	if err != nil {
+		return err
+	}
+	t.Nemeses = slices.DeleteFunc(t.Nemeses, func(n string) bool { return n == "" || n == "none" })
+	if t.Workload == "switch" && !t.switchesNamed() {
+		t.Nemeses = append(t.Nemeses, "switch")
+	}
+	t.Modes = []consistency.Mode{t.Mode}
+	if t.switches() {
+		t.Modes = consistency.Modes[:]
+		if t.Write == (consistency.Level{}) && t.Read == (consistency.Level{}) {
+			t.Write, t.Read = consistency.L(consistency.Linearizable), consistency.L(consistency.Linearizable)
+		}
+	}
+	write, read := consistency.Defaults(t.Mode)
+	if t.Write == (consistency.Level{}) {
+		t.Write = write
+	}
+	if t.Read == (consistency.Level{}) {
+		t.Read = read
+	}
+	set := func(d *time.Duration, to time.Duration) {
+		if *d == 0 {
+			*d = to
+		}
+	}
+	set(&t.Time, time.Minute)
+	set(&t.OpTimeout, 5*time.Second)
+	set(&t.Recovery, 2*time.Minute)
+	set(&t.Settle, time.Minute)
+	for p, to := range map[*int]int{&t.Nodes: 3, &t.Concurrency: 5, &t.Shards: 2} {
+		if *p == 0 {
+			*p = to
+		}
+	}
+	if t.Replicas == 0 {
+		t.Replicas = min(t.Nodes, 5)
+	}
+	if t.Rate == 0 && t.Sim {
+		t.Rate = 100
+	}
+	errs := []error{w.Fits(t.setup(nil))}
+	for _, n := range t.Nemeses {
+		_, err := nemesis.Find(n)
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, t.ranges()...)...)
+}
+
+func (t *Test) switchesNamed() bool { return slices.Contains(t.Nemeses, "switch") }
+
+func (t *Test) ranges() (errs []error) {
+	bad := func(format string, args ...any) {
+		errs = append(errs, fulcrum.Errorf(fulcrum.CodeInvalid, format, args...))
+	}
+	if t.Nodes < 1 || t.Nodes > 9 {
+		bad("%d nodes: want 1 to 9", t.Nodes)
+	}
+	if t.Concurrency < 1 || t.Concurrency > 1000 {
+		bad("concurrency %d: want 1 to 1000 clients", t.Concurrency)
+	}
+	if t.Rate < 0 || t.Rate > 1e6 {
+		bad("rate %v: want operations a second, up to 1000000, or 0 for no limit", t.Rate)
+	}
+	for name, d := range map[string]time.Duration{"time": t.Time, "op-timeout": t.OpTimeout, "recovery": t.Recovery, "settle": t.Settle} {
+		if d <= 0 || d > 1000*time.Hour {
+			bad("%s %v: want more than 0 and at most 1000h", name, d)
+		}
+	}
+	if t.Torn < 0 || t.Torn > 100 {
+		bad("torn %d: want 0 to 100 percent", t.Torn)
+	}
+	if t.Replicas > t.Nodes {
+		bad("%d replicas on %d nodes: want at most one a node", t.Replicas, t.Nodes)
+	}
+	return errs
+}
+
+func (t *Test) setup(nodes []fulcrum.NodeID) workload.Setup {
+	return workload.Setup{Modes: t.Modes, Write: t.Write, Read: t.Read, Nodes: nodes, Keyspace: keyspace, Clients: t.Concurrency, Seed: t.Seed}
+}
+
+// Spec is what the checkers are told that t claims, and what of plan they must allow
+// for; plan may be nil.
+func (t *Test) Spec(plan *nemesis.Plan) checker.Spec {
+	var skew time.Duration
+	if plan != nil {
+		for _, s := range plan.Steps {
+			for _, f := range s.Faults {
+				skew = max(skew, time.Duration(f.Skew).Abs())
+			}
+		}
+	}
+	return checker.Spec{Skew: skew, Workload: t.Workload, Mode: t.Mode, Modes: t.Modes, Write: t.Write, Read: t.Read, Replicas: t.Replicas, Tokens: !t.NoTokens, Nemeses: t.Nemeses}
+}
+
+// Name says what is tested, as one word that is fit for a folder.
+func (t *Test) Name() string {
+	nemeses := strings.Join(t.Nemeses, "+")
+	if nemeses == "" {
+		nemeses = "none"
+	}
+	return strings.ReplaceAll(fmt.Sprintf("%s_%s_%s-%s_%s", t.Workload, t.Mode, t.Write, t.Read, nemeses), ":", "-")
+}
+
+// Command is the command line that repeats t: the same workload, faults at the same
+// times, and the same seeds. In simulation the order in which goroutines run is not
+// repeated, so a rare interleaving may need several tries.
+func (t *Test) Command() string {
+	var b strings.Builder
+	arg := func(name string, v any) { fmt.Fprintf(&b, " --%s %v", name, v) }
+	b.WriteString("fulcrum jepsen run")
+	arg("workload", t.Workload)
+	if len(t.Nemeses) > 0 {
+		arg("nemesis", strings.Join(t.Nemeses, ","))
+	}
+	arg("keyspace-mode", t.Mode)
+	arg("write-level", t.Write)
+	arg("read-level", t.Read)
+	arg("time", t.Time)
+	arg("rate", t.Rate)
+	arg("concurrency", t.Concurrency)
+	arg("nodes", t.Nodes)
+	arg("replicas", t.Replicas)
+	arg("shards", t.Shards)
+	if t.ShardBy != "" {
+		arg("shard-by", t.ShardBy)
+	}
+	if t.Durability != "" {
+		arg("durability", t.Durability)
+	}
+	if t.NoTokens {
+		b.WriteString(" --drop-tokens")
+	}
+	if t.Torn != 0 {
+		arg("torn", t.Torn)
+	}
+	for name, d := range map[string]time.Duration{"quiet": t.Quiet, "busy": t.Busy} {
+		if d != 0 {
+			arg(name, d)
+		}
+	}
+	arg("seed", t.Seed)
+	if t.Sim {
+		b.WriteString(" --sim")
+	}
+	return b.String()
+}
