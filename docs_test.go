@@ -84,7 +84,7 @@ func TestOperationsNamesEveryErrorCode(t *testing.T) {
 func TestLinksLeadSomewhere(t *testing.T) {
 	docs, _ := filepath.Glob("docs/*.md")
 	decisions, _ := filepath.Glob("docs/decisions/*.md")
-	for _, name := range append(append(docs, decisions...), "README.md", "CHANGELOG.md") {
+	for _, name := range append(append(docs, decisions...), "README.md", "CHANGELOG.md", "jepsen-lite/README.md") {
 		for _, m := range mdLink.FindAllStringSubmatch(strings.Join(lines(t, name), "\n"), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(name), m[1])); err != nil {
 				t.Errorf("%s links to %s: %v", name, m[1], err)

@@ -132,7 +132,10 @@ func judge(op *history.Op, rep workload.Reply, err error) {
 	case op.F.Mutates() && (e.Maybe || e.Code == fulcrum.CodeUnknown):
 		op.Outcome, op.Code, op.Error = history.Info, e.Code, e.Error()
 		if mutant.On("outcomes-swapped") {
-			op.Outcome = history.Fail
+			op.Outcome = history.Fail // mutant: unknown is taken for not done
+		}
+		if mutant.On("unknown-as-ok") {
+			op.Outcome = history.OK // mutant: unknown is taken for done
 		}
 	default:
 		op.Outcome, op.Code, op.Error = history.Fail, e.Code, e.Error()

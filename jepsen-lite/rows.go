@@ -22,20 +22,27 @@ func rows(quick bool) []row {
 // everyNemesis is all that a simulated cluster can suffer.
 func everyNemesis() (out []string) {
 	for _, n := range nemesis.List() {
-		if n.Name != "switch" { // has rows of its own: the levels must fit all modes
+		if !nemesis.Switches(n.Name) { // has rows of its own: the levels must fit all modes
 			out = append(out, n.Name)
 		}
 	}
 	return out
 }
 
+// together are faults that are worse than their sum: a network without delay hides how
+// requests overtake each other, and a disk without delay what a crash cuts off.
+func together() []string {
+	return []string{"jitter,kill-one", "jitter,partition-leader", "jitter,pause-leader", "jitter,transfer", "jitter,clock-strobe", "disk-stall,kill-all", "delay,partition-flapping", "loss,kill-majority"}
+}
+
 func strongest() []row {
 	lin := level(consistency.Linearizable)
+	all := append(everyNemesis(), together()...)
 	return []row{
-		{workload: "register", mode: consistency.Raft, write: level(consistency.QuorumOf), read: lin, nemeses: everyNemesis()},
-		{workload: "register", mode: consistency.Quorum, write: lin, read: lin, nemeses: everyNemesis()},
-		{workload: "register", mode: consistency.LeaderFollower, write: level(consistency.QuorumOf), read: lin, nemeses: everyNemesis()},
-		{workload: "switch", mode: consistency.Raft, write: lin, read: lin, nemeses: []string{"switch", "switch,partition-halves", "switch,kill-one"}},
+		{workload: "register", mode: consistency.Raft, write: level(consistency.QuorumOf), read: lin, nemeses: all},
+		{workload: "register", mode: consistency.Quorum, write: lin, read: lin, nemeses: all},
+		{workload: "register", mode: consistency.LeaderFollower, write: level(consistency.QuorumOf), read: lin, nemeses: all},
+		{workload: "switch", mode: consistency.Raft, write: lin, read: lin, nemeses: []string{"switch", "switch,partition-halves", "switch,kill-one", "switch-behind"}},
 	}
 }
 

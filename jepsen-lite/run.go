@@ -24,7 +24,8 @@ type World interface {
 	nemesis.Cluster
 	// Client is the way of one client to the cluster; only its goroutine uses it.
 	Client(i int) workload.Client
-	// Create makes a keyspace, replacing one of that name, and waits until every node serves it.
+	// Create makes a keyspace and waits until every node serves it. One of that name is
+	// replaced on a cluster of our own, and an error (CodeExists) on another's.
 	Create(ctx context.Context, spec fulcrum.KeyspaceSpec) error
 }
 
@@ -56,14 +57,15 @@ type run struct {
 //
 // t must have been filled (Fill).
 func Run(ctx context.Context, t Test, w World, tell func(Progress)) (*history.History, *nemesis.Plan, error) {
-	plan, err := nemesis.New(t.Nemeses, nemesis.Options{Rand: rand.New(rand.NewPCG(t.Seed, nemesisStream)), Nodes: w.Nodes(), Keyspace: keyspace,
-		Modes: modeNames(t), Duration: t.Time, Quiet: around(t.Quiet), Busy: around(t.Busy), Can: w.Can})
+	plan, err := t.plan(w.Nodes(), w.Can)
 	if err != nil {
 		return nil, nil, err
 	}
 	spec := fulcrum.KeyspaceSpec{Name: keyspace, Mode: t.Mode.String(), ShardBy: t.ShardBy, Shards: t.Shards, Replicas: t.Replicas,
 		WriteLevel: t.Write.String(), ReadLevel: t.Read.String(), Durability: t.Durability}
-	if err := w.Create(ctx, spec); err != nil {
+	createCtx, cancel := context.WithTimeout(ctx, t.Recovery)
+	defer cancel()
+	if err := w.Create(createCtx, spec); err != nil {
 		return nil, plan, fmt.Errorf("create the keyspace: %w", err)
 	}
 	wl, err := workload.Find(t.Workload)
@@ -78,6 +80,13 @@ func Run(ctx context.Context, t Test, w World, tell func(Progress)) (*history.Hi
 	return r.rec.history(), plan, err
 }
 
+// plan draws what the nemeses of t do to a cluster; its error says which of them the
+// cluster is too small for, or cannot be done to it.
+func (t *Test) plan(nodes []fulcrum.NodeID, can func(string) error) (*nemesis.Plan, error) {
+	return nemesis.New(t.Nemeses, nemesis.Options{Rand: rand.New(rand.NewPCG(t.Seed, nemesisStream)), Nodes: nodes, Keyspace: keyspace,
+		Modes: modeNames(t), Duration: t.Time, Quiet: around(t.Quiet), Busy: around(t.Busy), Can: can})
+}
+
 // nemesisStream keeps the nemesis' randomness apart from that of the clients, whose
 // streams are numbered from 1.
 const nemesisStream = 1 << 63
@@ -85,7 +94,7 @@ const nemesisStream = 1 << 63
 // around is the span of times whose mean is d; of 0 it is the nemesis' own.
 func around(d time.Duration) nemesis.Span { return nemesis.Span{Min: d / 2, Max: d + d/2} }
 
-func modeNames(t Test) (out []string) {
+func modeNames(t *Test) (out []string) {
 	for _, m := range t.Modes {
 		out = append(out, m.String())
 	}
@@ -125,7 +134,9 @@ func (r *run) all(ctx context.Context, plan *nemesis.Plan) error {
 	if !mutant.On("final-read-skipped") {
 		r.final(ctx)
 	}
-	r.mark(history.PhaseEnd)
+	if ctx.Err() == nil { // without this mark the run was cut short
+		r.mark(history.PhaseEnd)
+	}
 	return ctx.Err()
 }
 

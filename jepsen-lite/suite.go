@@ -35,8 +35,11 @@ func (c Case) Name() string {
 
 // Judge says whether the case came out as it must, and why not.
 func (c Case) Judge(h *history.History, plan *nemesis.Plan) (checker.Judgement, error) {
-	spec := c.Test.Spec(plan)
-	j := checker.Judge(h, spec)
+	return c.verdictOf(h, c.Test.Spec(plan))
+}
+
+func (c Case) verdictOf(h *history.History, spec checker.Spec) (checker.Judgement, error) {
+	j := judged(h, spec)
 	if c.Shows == "" {
 		if j.Verdict != checker.Valid {
 			return j, fmt.Errorf("%v: %s", j.Verdict, reasons(j))
@@ -105,7 +108,8 @@ const QuickTime = 10 * time.Minute
 // SuiteOptions says how a suite is run.
 type SuiteOptions struct {
 	Workers int    // tests at the same time; 1
-	Store   string // where reports of what came out wrong go; "": nowhere
+	Store   string // where reports go: of what came out wrong, on processes all; "": nowhere, not on processes
+	Binary  string // of nodes on processes; default: this program
 	Version string
 	Tell    func(done, total int, r CaseResult)
 }
@@ -131,13 +135,15 @@ type Summary struct {
 	Result       string          `json:"verdict"`
 	Cases        []CaseResult    `json:"cases"`
 	Wrong        int             `json:"wrong"`
+	Left         int             `json:"not_run,omitempty"` // when ctx ended
 	Operations   int             `json:"operations"`
 	Faults       int             `json:"faults"`
 	VirtualHours float64         `json:"virtual_cluster_hours"`
 	Seconds      float64         `json:"seconds"`
 }
 
-// RunSuite simulates every case, and returns when all are done or ctx ends.
+// RunSuite runs every case, simulated or on processes, and returns when all are done or
+// ctx ends.
 func RunSuite(ctx context.Context, cases []Case, opt SuiteOptions) (*Summary, error) {
 	began := time.Now()
 	if opt.Tell == nil {
@@ -158,6 +164,9 @@ func RunSuite(ctx context.Context, cases []Case, opt SuiteOptions) (*Summary, er
 				return nil
 			}
 			r := c.run(ctx, opt)
+			if ctx.Err() != nil {
+				return nil // it was cut short: that says nothing
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			s.add(r)
@@ -167,8 +176,8 @@ func RunSuite(ctx context.Context, cases []Case, opt SuiteOptions) (*Summary, er
 	}
 	_ = g.Wait()
 	s.Seconds = time.Since(began).Seconds()
-	if err := ctx.Err(); err != nil {
-		s.Verdict = checker.Worst(s.Verdict, checker.Unknown)
+	if ctx.Err() != nil {
+		s.Left, s.Verdict = len(cases)-len(s.Cases), checker.Worst(s.Verdict, checker.Unknown)
 	}
 	s.Result = s.Verdict.String()
 	slices.SortStableFunc(s.Cases, func(a, b CaseResult) int { return strings.Compare(a.Name, b.Name) })
@@ -194,6 +203,9 @@ func (c Case) run(ctx context.Context, opt SuiteOptions) CaseResult {
 		r.Err = err.Error()
 		return r
 	}
+	if !c.Test.Sim {
+		return c.onProcesses(ctx, opt)
+	}
 	r.Again = c.Test.Command()
 	h, plan, err := Simulate(ctx, c.Test, SimOptions{})
 	if h == nil {
@@ -209,7 +221,7 @@ func (c Case) run(ctx context.Context, opt SuiteOptions) CaseResult {
 			r.verdict = checker.Unknown
 		}
 		if opt.Store != "" {
-			r.Dir, err = store(opt.Store, c.Test, h, j, plan, began, opt.Version, nil)
+			r.Dir, err = record{test: c.Test, history: h, plan: plan, began: began, version: opt.Version, again: r.Again}.store(opt.Store, j)
 			if err != nil {
 				r.Dir = err.Error()
 			}

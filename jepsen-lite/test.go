@@ -1,6 +1,7 @@
 package jepsen
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,35 +17,70 @@ import (
 
 // Test says what to run. The zero value of a field means its default.
 type Test struct {
-	Workload string   `json:"workload"`
-	Nemeses  []string `json:"nemesis"`
+	Workload string
+	Nemeses  []string
 
-	Mode        consistency.Mode  `json:"mode"`
+	Mode        consistency.Mode
 	Write, Read consistency.Level // the mode's defaults; in a run that switches, levels that all modes have
 	Modes       []consistency.Mode
-	ShardBy     string `json:"shard_by,omitempty"`
-	Shards      int    `json:"shards"`   // 2
-	Replicas    int    `json:"replicas"` // one on every node, up to 5
-	Durability  string `json:"durability,omitempty"`
-	NoTokens    bool   `json:"no_tokens,omitempty"` // sessions forget their tokens: to see what that breaks
+	ShardBy     string // hash
+	Shards      int    // 2
+	Replicas    int    // one on every node, up to 5
+	Durability  string // fsync
+	NoTokens    bool   // sessions forget their tokens: to see what that breaks
 
-	Nodes       int           `json:"nodes"`       // 3
-	Time        time.Duration `json:"time"`        // while the nemesis is at work; 60 s
-	Rate        float64       `json:"rate"`        // operations a second of all clients together; 0: as fast as they go, 100 in simulation
-	Concurrency int           `json:"concurrency"` // clients; 5
-	OpTimeout   time.Duration `json:"op_timeout"`  // 5 s
-	Recovery    time.Duration `json:"recovery"`    // how long a mended cluster may take to answer everywhere; 2 min
-	Settle      time.Duration `json:"settle"`      // how long replicas may then take to agree; 1 min
+	Nodes       int           // 3
+	Time        time.Duration // while the nemesis is at work; 60 s
+	Rate        float64       // operations a second of all clients together; 0: as fast as they go, 100 in simulation
+	Concurrency int           // clients; 5
+	OpTimeout   time.Duration // 5 s
+	Recovery    time.Duration // how long a mended cluster may take to answer everywhere; 2 min
+	Settle      time.Duration // how long replicas may then take to agree; 1 min
 	Quiet, Busy time.Duration // mean pause between faults, and their mean length; 0: the nemesis' own
 
-	Seed uint64 `json:"seed"`
-	Sim  bool   `json:"sim"`
-	Torn int    `json:"torn,omitempty"` // sim: percent of unsynced data that a kill leaves nevertheless
+	Seed uint64
+	Sim  bool
+	Torn int // sim: percent of unsynced data that a kill leaves nevertheless
 }
+
+// MarshalJSON writes what is known of t under the names of the flags, times as 1m30s.
+func (t Test) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Name        string            `json:"name"`
+		Workload    string            `json:"workload"`
+		Nemeses     []string          `json:"nemesis,omitempty"`
+		Mode        consistency.Mode  `json:"keyspace_mode"`
+		Write       consistency.Level `json:"write_level"`
+		Read        consistency.Level `json:"read_level"`
+		ShardBy     string            `json:"shard_by,omitempty"`
+		Shards      int               `json:"shards,omitempty"`
+		Replicas    int               `json:"replicas,omitempty"`
+		Durability  string            `json:"durability,omitempty"`
+		NoTokens    bool              `json:"drop_tokens,omitempty"`
+		Nodes       int               `json:"nodes,omitempty"`
+		Time        fulcrum.Duration  `json:"time,omitempty"`
+		Rate        float64           `json:"rate,omitempty"`
+		Concurrency int               `json:"concurrency,omitempty"`
+		OpTimeout   fulcrum.Duration  `json:"op_timeout,omitempty"`
+		Recovery    fulcrum.Duration  `json:"recovery,omitempty"`
+		Quiet       fulcrum.Duration  `json:"quiet,omitempty"`
+		Busy        fulcrum.Duration  `json:"busy,omitempty"`
+		Seed        uint64            `json:"seed"`
+		Sim         bool              `json:"sim"`
+		Torn        int               `json:"torn,omitempty"`
+	}{t.Name(), t.Workload, t.Nemeses, t.Mode, t.Write, t.Read, t.ShardBy, t.Shards, t.Replicas, t.Durability, t.NoTokens, t.Nodes, fulcrum.Duration(t.Time), t.Rate, t.Concurrency,
+		fulcrum.Duration(t.OpTimeout), fulcrum.Duration(t.Recovery), fulcrum.Duration(t.Quiet), fulcrum.Duration(t.Busy), t.Seed, t.Sim, t.Torn})
+}
+
+// Defaults that Command leaves out.
+const (
+	opTimeout = 5 * time.Second
+	recovery  = 2 * time.Minute
+)
 
 // switches reports whether the mode of the keyspace is changed in the run.
 func (t *Test) switches() bool {
-	return t.Workload == "switch" || slices.Contains(t.Nemeses, "switch")
+	return t.Workload == "switch" || t.switchesNamed()
 }
 
 // Fill sets defaults, and then says everything that is wrong with t, each with what
@@ -78,8 +114,8 @@ func (t *Test) Fill() error {
 		}
 	}
 	set(&t.Time, time.Minute)
-	set(&t.OpTimeout, 5*time.Second)
-	set(&t.Recovery, 2*time.Minute)
+	set(&t.OpTimeout, opTimeout)
+	set(&t.Recovery, recovery)
 	set(&t.Settle, time.Minute)
 	for p, to := range map[*int]int{&t.Nodes: 3, &t.Concurrency: 5, &t.Shards: 2} {
 		if *p == 0 {
@@ -100,7 +136,7 @@ func (t *Test) Fill() error {
 	return errors.Join(append(errs, t.ranges()...)...)
 }
 
-func (t *Test) switchesNamed() bool { return slices.Contains(t.Nemeses, "switch") }
+func (t *Test) switchesNamed() bool { return slices.ContainsFunc(t.Nemeses, nemesis.Switches) }
 
 func (t *Test) ranges() (errs []error) {
 	bad := func(format string, args ...any) {
@@ -122,6 +158,25 @@ func (t *Test) ranges() (errs []error) {
 	}
 	if t.Torn < 0 || t.Torn > 100 {
 		bad("torn %d: want 0 to 100 percent", t.Torn)
+	}
+	for name, d := range map[string]time.Duration{"quiet": t.Quiet, "busy": t.Busy} {
+		if d < 0 || d > 1000*time.Hour {
+			bad("%s %v: want 0 to 1000h", name, d)
+		}
+	}
+	if t.Shards < 1 || t.Shards > 1024 {
+		bad("%d shards: want 1 to 1024", t.Shards)
+	}
+	if t.Replicas < 1 {
+		bad("%d replicas: want 1 or more", t.Replicas)
+	}
+	for name, x := range map[string]struct {
+		value string
+		of    []string
+	}{"sharding": {t.ShardBy, []string{"hash", "range", "zone"}}, "durability": {t.Durability, []string{"fsync", "interval", "memory"}}} {
+		if x.value != "" && !slices.Contains(x.of, x.value) {
+			bad("unknown %s %q: use one of %s", name, x.value, strings.Join(x.of, ", "))
+		}
 	}
 	if t.Replicas > t.Nodes {
 		bad("%d replicas on %d nodes: want at most one a node", t.Replicas, t.Nodes)
@@ -188,9 +243,12 @@ func (t *Test) Command() string {
 	if t.Torn != 0 {
 		arg("torn", t.Torn)
 	}
-	for name, d := range map[string]time.Duration{"quiet": t.Quiet, "busy": t.Busy} {
-		if d != 0 {
-			arg(name, d)
+	for _, x := range []struct {
+		name        string
+		d, standard time.Duration
+	}{{"quiet", t.Quiet, 0}, {"busy", t.Busy, 0}, {"op-timeout", t.OpTimeout, opTimeout}, {"recovery", t.Recovery, recovery}} {
+		if x.d != x.standard {
+			arg(x.name, x.d)
 		}
 	}
 	arg("seed", t.Seed)

@@ -229,6 +229,9 @@ func (n *Node) WaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return fmt.Errorf("waiting until node %s is ready: %w", n.Name, ctx.Err())
+			}
 			return fmt.Errorf("node %s is not ready: %s; its log is %s", n.Name, last, n.Log)
 		case <-time.After(50 * time.Millisecond):
 		}

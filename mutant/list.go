@@ -17,8 +17,8 @@ func durability() []Mutant {
 		{Name: "torn-tail-drops-batch", Breaks: "a log that is opened drops its last whole records, as if they were torn",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "kill-all",
 			Test: "node/storage TestTornTail"},
+		// A run would have to hit, with its few flips, a live value and nothing else that is checked.
 		{Name: "checksum-ignored", Breaks: "a value that the disk has damaged is served",
-			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "disk-bit-flip",
 			Test: "node/storage TestDamagedValueIsRefused"},
 	}
 }
@@ -33,13 +33,14 @@ func raft() []Mutant {
 		{Name: "verify-leader-only", Breaks: "a linearizable read rests on hashicorp/raft's VerifyLeader alone",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "partition-leader,jitter",
 			Test: "replication/raft TestDeposedLeaderWithAnAnswerInFlight"},
+		// No shard has replicas without a vote.
 		{Name: "non-voter-counted", Breaks: "the round that confirms a leader counts replicas that have no vote",
 			Test: "replication/raft TestNonVoterDoesNotConfirm"},
 		{Name: "no-index-wait", Breaks: "a follower answers a session before it has reached the session's token",
 			Mode: "raft", Write: "quorum", Read: "session", Workload: "session", Nemesis: "delay",
 			Test: "replication/raft TestSessionWaitsOrGoesToTheLeader"},
 		{Name: "vote-not-persisted", Breaks: "a replica forgets whom it voted for, and votes again in the same term",
-			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader,delay",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "pause-leader,jitter", Shards: 8,
 			Test: "replication/raft TestAVoteHoldsThroughARestart"},
 		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "partition-leader,delay",
@@ -56,7 +57,7 @@ func quorum() []Mutant {
 			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "partition-one",
 			Test: "replication/quorum TestPartition"},
 		{Name: "no-write-back", Breaks: "a strong read does not bring up to date those that answered with less",
-			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "jitter",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "loss",
 			Test: "replication/quorum TestStrongReadsBlockOnRepair"},
 		{Name: "wall-clock", Breaks: "versions are the plain time of the node, not raised above what it has seen",
 			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "clock-bump",
@@ -82,7 +83,7 @@ func leaderFollower() []Mutant {
 			Mode: "leader-follower", Write: "quorum", Read: "lease", Workload: "register", Nemesis: "partition-leader",
 			Test: "node TestWhoCountsAsLive"},
 		{Name: "promote-shortest", Breaks: "a promotion picks the replica with the shortest log",
-			Mode: "leader-follower", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader,jitter",
+			Mode: "leader-follower", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-laggard",
 			Test: "node TestTheLongestLogIsPromoted"},
 	}
 }
@@ -90,13 +91,13 @@ func leaderFollower() []Mutant {
 func coordinator() []Mutant {
 	return []Mutant{
 		{Name: "retry-twice", Breaks: "a write with an unknown outcome is sent again",
-			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "append", Nemesis: "partition-leader,delay"},
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "append", Nemesis: "kill-minority,jitter"},
 		{Name: "timeout-as-failure", Breaks: "an unknown outcome is reported as definitely not done",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "append", Nemesis: "partition-leader,delay"},
 		{Name: "token-ignored", Breaks: "a session read does not look at its token",
 			Mode: "raft", Write: "quorum", Read: "session", Workload: "session", Nemesis: "delay"},
+		// Level any promises nothing that a run could hold against it.
 		{Name: "hint-dropped", Breaks: "a write at level any is acknowledged as a hint that nobody keeps",
-			Mode: "quorum", Write: "any", Read: "quorum", Workload: "durability", Nemesis: "partition-one", Nodes: 5, Replicas: 3,
 			Test: "jepsen-lite/sim TestAHintOfAnyArrivesInTheEnd"},
 		{Name: "ttl-early", Breaks: "values expire after half their time",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "ttl", Nemesis: "none"},
@@ -108,23 +109,32 @@ func coordinator() []Mutant {
 func switches() []Mutant {
 	return []Mutant{
 		{Name: "switch-no-fence", Breaks: "a Raft group goes on accepting behind the fence of a switch",
-			Mode: "raft", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,delay",
+			Mode: "raft", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch-behind,jitter",
 			Test: "replication/raft TestFence"},
 		{Name: "switch-no-merge", Breaks: "replicas leave quorum mode without merging what they hold",
-			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,delay",
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch-behind",
 			Test: "replication/quorum TestFencedReplicasSettleOnTheSameState"},
 		{Name: "old-epoch-accepted", Breaks: "a replica answers messages of another epoch",
-			Mode: "leader-follower", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,partition-leader"},
+			Mode: "leader-follower", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch-behind"},
 		{Name: "unsettled-replica-based", Breaks: "a replica that did not settle enters the next epoch with what it has",
-			Mode: "raft", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch,partition-one",
+			Mode: "raft", Write: "linearizable", Read: "linearizable", Workload: "switch", Nemesis: "switch-behind,partition-leader",
 			Test: "jepsen-lite/sim TestASwitchWaitsForNobodyAndLosesNothing"},
 	}
 }
 
 func harness() []Mutant {
 	return []Mutant{
-		{Name: "nemesis-noop", Breaks: "the nemesis says what it would do and does nothing", Harness: true},
-		{Name: "outcomes-swapped", Breaks: "the recorder stores unknown outcomes as failures", Harness: true},
-		{Name: "final-read-skipped", Breaks: "the final reads are left out", Harness: true},
+		{Name: "nemesis-noop", Breaks: "the nemesis says what it would do and does nothing", Harness: true,
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "partition-one"},
+		{Name: "outcomes-swapped", Breaks: "the recorder stores unknown outcomes as failures", Harness: true,
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "append", Nemesis: "partition-leader,delay"},
+		{Name: "unknown-as-ok", Breaks: "the recorder stores unknown outcomes as done", Harness: true,
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "partition-leader,delay"},
+		{Name: "recorder-drops-ops", Breaks: "the recorder forgets some operations that were acknowledged", Harness: true,
+			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "none"},
+		{Name: "history-truncated", Breaks: "a part in the middle of the history is missing", Harness: true,
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "register", Nemesis: "none"},
+		{Name: "final-read-skipped", Breaks: "the final reads are left out", Harness: true,
+			Mode: "leader-follower", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "none"},
 	}
 }

@@ -16,15 +16,18 @@ type Mutant struct {
 
 	// The run that should find it: a keyspace of Mode, with writes and reads at the
 	// levels Write and Read, under Workload, while Nemesis (some, with commas between
-	// them) is at work. Nodes and Replicas are 0 where the run's own defaults do.
+	// them) is at work. All are empty where no run can see it, or none does in a few
+	// minutes; a comment in List says why. Nodes, Replicas and Shards are 0 where the
+	// run's own defaults do.
 	Mode        string
 	Write, Read string
 	Workload    string
 	Nemesis     string
 	Nodes       int
 	Replicas    int
+	Shards      int
 
-	// Test is a Go test that fails with it, as "package TestName": the proof where a
-	// run would need too much luck. Empty: the run alone.
+	// Test is a Go test that fails with it, as "package TestName". It is the proof where
+	// there is no run, or the run had no luck.
 	Test string
 }

@@ -37,7 +37,7 @@ func (a *app) jepsenMutants() *cobra.Command {
 					alive++
 					k.By = "SURVIVED"
 				}
-				fmt.Fprintf(a.err, "%-26s %-24s %6.1f s  try %d  %s\n", k.Mutant, k.By, k.Seconds, k.Try, k.Why)
+				fmt.Fprintf(a.err, "%-26s %-24s %6.1f s  %s\n", k.Mutant, k.By, k.Seconds, k.Why)
 			})
 			if err != nil {
 				return err
@@ -56,16 +56,31 @@ func (a *app) jepsenMutants() *cobra.Command {
 }
 
 func mutantTable(w *tabwriter.Writer, kills []jepsen.Kill) {
-	row(w, "MUTANT", "KILLED BY", "AFTER", "BREAKS")
+	row(w, "MUTANT", "KILLED BY", "AFTER", "SEED", "BREAKS")
+	alive := 0
+	var took []float64
 	for _, k := range kills {
-		by := k.By
+		by, seed := k.By, "-"
 		if by == "" {
 			by = "nobody: it survived"
+			alive++
 		}
-		row(w, k.Mutant, by, fmt.Sprintf("%.1fs", k.Seconds), k.Breaks)
+		if k.Seed > 0 {
+			seed = fmt.Sprint(k.Seed)
+		}
+		row(w, k.Mutant, by, fmt.Sprintf("%.1fs", k.Seconds), seed, k.Breaks)
+		took = append(took, k.Seconds)
 	}
-	slices.SortFunc(kills, func(x, y jepsen.Kill) int { return int(1000 * (x.Seconds - y.Seconds)) })
-	if n := len(kills); n > 0 {
-		fmt.Fprintf(w, "\n%d mutants, median %.1f s\n", n, kills[n/2].Seconds)
+	if slices.Sort(took); len(took) > 0 {
+		fmt.Fprintf(w, "\n%d mutants, %d survived. Half of them took less than %.1f s, none more than %.1f s.\n", len(kills), alive, took[len(took)/2], took[len(took)-1])
+	}
+	fmt.Fprint(w, "\nAgain:\n")
+	for _, k := range kills {
+		fmt.Fprintf(w, "  %s\n", k.Again)
+	}
+	for _, k := range kills {
+		for _, run := range k.Whole {
+			fmt.Fprintf(w, "\nThe whole program fails this run too, so it killed nothing (for %s): %s\n", k.Mutant, run)
+		}
 	}
 }

@@ -1,8 +1,10 @@
 package checker
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"fulcrum"
@@ -72,6 +74,9 @@ func runAvailable(h *history.History, _ Spec) Result {
 				count("answered_fault_"+f.Name, ok)
 			}
 			seen[f.Name] = true
+			if side := sideOf(f, op.Node); side != "" {
+				count("answered_"+side, ok)
+			}
 		}
 		if calm {
 			count("answered_calm", ok)
@@ -89,13 +94,48 @@ func runAvailable(h *history.History, _ Spec) Result {
 	} else {
 		t.recovery(h)
 	}
-	return t.result("%.1f%% of %d requests answered; all nodes again after %.1f s", 100*t.stats["answered"], len(h.Ops), t.stats["recovery_seconds"])
+	sides := ""
+	if _, cut := t.stats[majoritySide]; cut {
+		sides = fmt.Sprintf(" (while cut, %.1f%% on the majority's side and %.1f%% on the minority's)", 100*t.stats[majoritySide], 100*t.stats[minoritySide])
+	}
+	return t.result("%.1f%% of %d requests answered%s; all nodes again %.1f s after the end of the faults", 100*t.stats["answered"], len(h.Ops), sides, t.stats["recovery_seconds"])
+}
+
+const (
+	majoritySide = "answered_majority_side"
+	minoritySide = "answered_minority_side"
+)
+
+// sideOf says on which side of a cut a node is, when the fault cuts the network into
+// sides of which one has a majority ("n1 | n2 n3"); else "".
+func sideOf(f history.Fault, node fulcrum.NodeID) string {
+	sides := strings.Split(f.Value, " | ")
+	if len(sides) < 2 {
+		return ""
+	}
+	total, mine := 0, 0
+	for _, side := range sides {
+		nodes := strings.Fields(side)
+		total += len(nodes)
+		if slices.Contains(nodes, string(node)) {
+			mine = len(nodes)
+		}
+	}
+	switch {
+	case mine == 0:
+		return ""
+	case 2*mine > total:
+		return strings.TrimPrefix(majoritySide, "answered_")
+	}
+	return strings.TrimPrefix(minoritySide, "answered_")
 }
 
 func (t *tally) recovery(h *history.History) {
 	heal, healed := h.Mark(history.PhaseHeal)
 	recovered, ok := h.Mark(history.PhaseRecovered)
 	switch {
+	case !ok && !finished(h):
+		t.unknown("the run was cut short before it was seen whether all nodes answer again")
 	case !ok:
 		t.add("never-recovered", "", nil, "the run has no mark %q: not all nodes answered again after everything was healed", history.PhaseRecovered)
 	case !healed || recovered < heal:
@@ -103,6 +143,13 @@ func (t *tally) recovery(h *history.History) {
 	default:
 		t.stats["recovery_seconds"] = (recovered - heal).Seconds()
 	}
+}
+
+// finished reports whether the run came to its final reads: after that nodes were given
+// all the time that they get to recover.
+func finished(h *history.History) bool {
+	_, ok := h.Mark(history.PhaseFinal)
+	return ok
 }
 
 // outage is the longest time of the main phase without a request that was answered,

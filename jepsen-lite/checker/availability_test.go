@@ -53,7 +53,8 @@ func TestAvailableVerdicts(t *testing.T) {
 		want   Verdict
 	}{
 		{"recovered", one, []history.Event{mark(2, history.PhaseHeal), mark(3, history.PhaseRecovered)}, Valid},
-		{"never recovered", one, []history.Event{mark(2, history.PhaseHeal)}, Invalid},
+		{"never recovered", one, []history.Event{mark(2, history.PhaseHeal), mark(3, history.PhaseFinal)}, Invalid},
+		{"cut short", one, []history.Event{mark(2, history.PhaseHeal)}, Unknown},
 		{"never healed", one, []history.Event{mark(3, history.PhaseRecovered)}, Unknown},
 		{"no operation", nil, []history.Event{mark(2, history.PhaseHeal), mark(3, history.PhaseRecovered)}, Unknown},
 	}
@@ -118,5 +119,26 @@ func TestBite(t *testing.T) {
 				t.Errorf("verdict %d, want %d: %s", got.Verdict, tc.want, got.Detail)
 			}
 		})
+	}
+}
+
+func TestSidesOfACut(t *testing.T) {
+	tests := []struct {
+		value string
+		node  fulcrum.NodeID
+		want  string
+	}{
+		{"n1 | n2 n3", "n1", "minority_side"},
+		{"n1 | n2 n3", "n3", "majority_side"},
+		{"n1 n2 | n3 n4", "n1", "minority_side"}, // nobody has a majority
+		{"n1 | n2 | n3 n4 n5", "n2", "minority_side"},
+		{"n1 | n2 n3", "n4", ""}, // on no side: reaches all
+		{"n1", "n1", ""},
+		{"leader n2", "n2", ""},
+	}
+	for _, tc := range tests {
+		if got := sideOf(history.Fault{Value: tc.value}, tc.node); got != tc.want {
+			t.Errorf("%s in %q: %q, want %q", tc.node, tc.value, got, tc.want)
+		}
 	}
 }

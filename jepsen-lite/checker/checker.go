@@ -26,20 +26,20 @@ const (
 
 // Anomaly is one thing that a promise excludes, found in a history.
 type Anomaly struct {
-	Kind   string // "stale-read", "lost-write", "phantom" ...
-	Key    string
-	Detail string // one sentence for people, with values, versions and times
-	Ops    []int  // indexes into History.Ops that show it
+	Kind   string `json:"kind"` // "stale-read", "lost-write", "phantom" ...
+	Key    string `json:"key,omitempty"`
+	Detail string `json:"detail"`        // one sentence for people, with values, versions and times
+	Ops    []int  `json:"ops,omitempty"` // indexes into History.Ops that show it
 }
 
 // Result is what one check says.
 type Result struct {
-	Check     string             // its name
-	Verdict   Verdict            //
-	Detail    string             // one sentence: why
-	Anomalies []Anomaly          // the first MaxAnomalies
-	Found     int                // how many there were
-	Stats     map[string]float64 // figures, under stable names: "staleness_p99_seconds" ...
+	Check     string             `json:"check"` // its name
+	Verdict   Verdict            `json:"verdict"`
+	Detail    string             `json:"detail"`              // one sentence: why
+	Anomalies []Anomaly          `json:"anomalies,omitempty"` // the first MaxAnomalies
+	Found     int                `json:"found"`               // how many there were
+	Stats     map[string]float64 `json:"stats,omitempty"`     // figures, under stable names: "staleness_p99_seconds" ...
 }
 
 // MaxAnomalies is how many of one check are kept.

@@ -24,6 +24,8 @@ func (x *executor) act(s Step) act {
 	switch s.Act {
 	case Break, Strobe:
 		return &breaking{base: b}
+	case Overtake:
+		return &overtaking{base: b}
 	case Kill, Stop, Roll:
 		return &stopping{base: b}
 	case Pause:
@@ -34,6 +36,8 @@ func (x *executor) act(s Step) act {
 		return &duplicating{base: b}
 	case Switch:
 		return &switching{base: b}
+	case Leave:
+		return &leaving{breaking: breaking{base: b}, switching: switching{base: b}}
 	}
 	return &unknown{base: b}
 }
@@ -116,6 +120,48 @@ func (b *breaking) hold(ctx context.Context) error {
 
 func (b *breaking) end(ctx context.Context) (string, error) { return "", b.heal(ctx) }
 
+// overtaking lets one replica fall behind the leader and then cuts the leader off: who
+// leads next must not be the one that lacks what the others have.
+type overtaking struct {
+	base
+	leader fulcrum.NodeID
+}
+
+func (o *overtaking) lag() string {
+	return fmt.Sprintf("nemesis-lag-%d", time.Duration(o.At).Milliseconds())
+}
+func (o *overtaking) cut() string {
+	return fmt.Sprintf("nemesis-overtaken-%d", time.Duration(o.At).Milliseconds())
+}
+
+func (o *overtaking) begin(ctx context.Context) (string, error) {
+	o.leader = o.x.c.Leader(ctx, o.x.keyspace)
+	laggard := o.Nodes[0]
+	switch {
+	case o.leader == "":
+		o.leader, laggard = o.Nodes[0], o.Nodes[1] // no leader is known: any node may be one soon
+	case o.leader == laggard:
+		laggard = o.Nodes[1]
+	}
+	return fmt.Sprintf("leader %s, once %s has lagged for %v", o.leader, laggard, time.Duration(o.Every)),
+		o.x.c.Inject(ctx, fulcrum.Fault{ID: o.lag(), Kind: "link", From: o.leader, To: laggard, OneWay: true, Drop: true})
+}
+
+func (o *overtaking) hold(ctx context.Context) error {
+	if !sleep(ctx, time.Duration(o.Every)) {
+		return nil
+	}
+	// First the cut, or the replica would catch up in between.
+	if err := o.x.c.Inject(ctx, fulcrum.Fault{ID: o.cut(), Kind: "isolate", Node: o.leader}); err != nil {
+		return err
+	}
+	return o.x.c.Heal(ctx, o.lag())
+}
+
+func (o *overtaking) end(ctx context.Context) (string, error) {
+	return "", o.x.c.Heal(ctx, o.lag(), o.cut())
+}
+
 // stopping ends nodes, by a crash or in an orderly way, and starts them again.
 type stopping struct {
 	base
@@ -140,6 +186,9 @@ func (s *stopping) stop(ctx context.Context, nodes []fulcrum.NodeID) error {
 	defer cancel()
 	nodes = s.x.up(nodes)
 	err := s.x.c.Stop(ctx, nodes...)
+	if len(s.x.up(nodes)) == 0 {
+		err = nil // they ended, if not in an orderly way: a bad disk may see to that
+	}
 	s.saw += int64(len(s.x.down(nodes)))
 	return err
 }
@@ -256,3 +305,34 @@ func (s *switching) end(ctx context.Context) (string, error) {
 		}
 	}
 }
+
+// leaving switches the mode while some replica is behind.
+type leaving struct {
+	breaking
+	switching
+	to string // which modes it went from and to
+}
+
+func (l *leaving) begin(ctx context.Context) (string, error) { return l.breaking.begin(ctx) }
+
+func (l *leaving) hold(ctx context.Context) error {
+	if !sleep(ctx, time.Duration(l.breaking.Every)) {
+		return nil
+	}
+	to, err := l.switching.begin(ctx)
+	if l.to = to; err != nil || l.breaking.Until == 0 {
+		return err
+	}
+	if !sleep(ctx, time.Duration(l.breaking.Until-l.breaking.Every)) {
+		return nil
+	}
+	return l.heal(ctx)
+}
+
+func (l *leaving) end(ctx context.Context) (string, error) {
+	err := l.heal(ctx)
+	note, err2 := l.switching.end(ctx)
+	return join(l.to, note), errors.Join(err, err2)
+}
+
+func (l *leaving) seen() int64 { return 0 }

@@ -120,6 +120,26 @@ func planLeaderAlone(d *draw, s *Step) {
 	s.Value = "the leader"
 }
 
+// planSwitchBehind switches while a replica is behind, and brings it back either before
+// the switch is over, or when the others have long gone on without it.
+func planSwitchBehind(d *draw, s *Step) {
+	planSwitch(d, s)
+	planPartitionOne(d, s)
+	s.Act, s.Every = Leave, fulcrum.Duration(d.between(300*time.Millisecond, 2*time.Second))
+	if d.IntN(2) == 0 {
+		s.Until = s.Every + fulcrum.Duration(d.between(time.Millisecond, 30*time.Millisecond))
+	}
+	s.For = s.Every + fulcrum.Duration(time.Second)
+}
+
+// planLaggard lasts long enough for a lease to run out and another leader to work.
+func planLaggard(d *draw, s *Step) {
+	s.Act, s.Leader, s.Nodes = Overtake, true, d.some(2) // two: one of them does not lead
+	s.Every = fulcrum.Duration(d.between(300*time.Millisecond, 2*time.Second))
+	s.For = s.Every + fulcrum.Duration(leaseOver) + fulcrum.Duration(d.between(time.Second, 4*time.Second))
+	s.Value = fmt.Sprintf("the leader, once a replica has lagged for %v", time.Duration(s.Every))
+}
+
 func planFlapping(d *draw, s *Step) {
 	planPartitionOne(d, s)
 	s.Act, s.Every = Strobe, fulcrum.Duration(d.between(200*time.Millisecond, 3*time.Second))

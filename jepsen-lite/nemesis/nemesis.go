@@ -57,6 +57,12 @@ const (
 	Combined = "combined"
 )
 
+// Switches reports whether the nemesis of that name changes the keyspace's mode.
+func Switches(name string) bool {
+	k, err := find(name)
+	return err == nil && k.class == modes
+}
+
 // class groups those that get into each other's way: of one class, one at a time.
 type class string
 
@@ -109,6 +115,7 @@ func catalogue() []kind {
 	all = append(all, clocksAndDisks()...)
 	all = append(all,
 		kind{Nemesis: nemesis("switch", "the keyspace's mode is changed while it is in use", "switch"), class: modes, hits: []string{"switch"}, nodes: 1, plan: planSwitch},
+		kind{Nemesis: nemesis("switch-behind", "the keyspace's mode is changed while a replica is cut off and lacks writes", "switch", "faults"), class: modes, hits: []string{"switch"}, nodes: 3, alone: true, plan: planSwitchBehind},
 		kind{Nemesis: nemesis("transfer", "the leader is stopped as for maintenance, so that leadership moves, and started again", "kill"), class: lives, nodes: 2, plan: planTransfer},
 		kind{Nemesis: nemesis(Combined, "two of the others at the same time, others each round")},
 	)
@@ -124,6 +131,7 @@ func partitions() []kind {
 		{Nemesis: nemesis("partition-bridge", "two halves, and one node that reaches both", "faults"), class: cuts, hits: part, nodes: 3, plan: planBridge},
 		{Nemesis: nemesis("partition-one-way", "one node hears the others but is not heard, or the reverse", "faults"), class: cuts, hits: link, nodes: 2, plan: planOneWay},
 		{Nemesis: nemesis("partition-leader", "the leader is alone", "faults"), class: cuts, hits: []string{"isolate"}, nodes: 2, plan: planLeaderAlone},
+		{Nemesis: nemesis("partition-laggard", "a replica hears nothing from the leader for a while, then it hears the others again and the leader is alone", "faults"), class: cuts, hits: []string{"isolate"}, nodes: 3, plan: planLaggard},
 		{Nemesis: nemesis("partition-gossip", "gossip is cut between two halves, everything else gets through", "faults"), class: cuts, hits: part, nodes: 2, plan: planHalves("gossip")},
 		{Nemesis: nemesis("partition-peers", "only gossip gets through between two halves", "faults"), class: cuts, hits: part, nodes: 2, plan: planHalves("peers")},
 		{Nemesis: nemesis("partition-flapping", "one node is cut off and reached again, over and over", "faults"), class: cuts, hits: part, nodes: 2, plan: planFlapping},

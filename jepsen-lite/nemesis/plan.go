@@ -25,6 +25,8 @@ const (
 	Harm      Act = "harm"      // Nodes crash, and come back after Every with Damage
 	Duplicate Act = "duplicate" // packets arrive twice with Probability
 	Switch    Act = "switch"    // the keyspace gets the next of Modes
+	Leave     Act = "leave"     // Faults are injected, after Every the keyspace gets the next of Modes, and after Until they are healed
+	Overtake  Act = "overtake"  // one of Nodes hears nothing from the leader for Every, then the leader is alone
 )
 
 // Step is one fault, from At to At+For.
@@ -39,6 +41,7 @@ type Step struct {
 	Leader      bool             `json:"leader,omitempty"` // the leader instead of Nodes, if one is known when the step begins
 	Faults      []fulcrum.Fault  `json:"faults,omitempty"`
 	Every       fulcrum.Duration `json:"every,omitempty"`
+	Until       fulcrum.Duration `json:"until,omitempty"` // 0: the step's end
 	Damage      Damage           `json:"damage,omitempty"`
 	Probability float64          `json:"probability,omitempty"`
 	Modes       []string         `json:"modes,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"fulcrum"
@@ -216,14 +217,10 @@ func (w *World) Switch(ctx context.Context, keyspace, mode string) error {
 }
 
 // Create makes a keyspace, in the place of one of that name, and returns when every
-// node that runs knows it and is ready.
+// node that runs knows it and is ready. On a cluster that was not started here one that
+// Create did not make is somebody's: that is an error, CodeExists.
 func (w *World) Create(ctx context.Context, spec fulcrum.KeyspaceSpec) error {
-	if _, err := w.cli.Keyspace(ctx, spec.Name); err == nil {
-		if err := w.cli.DropKeyspace(ctx, spec.Name); err != nil {
-			return err
-		}
-	}
-	made, err := w.cli.CreateKeyspace(ctx, spec)
+	made, err := w.create(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -240,6 +237,74 @@ func (w *World) Create(ctx context.Context, spec fulcrum.KeyspaceSpec) error {
 			}
 			if !rest(ctx) {
 				return err
+			}
+		}
+	})
+}
+
+// create makes the keyspace and notes its id. It goes on when ctx is cancelled: what was
+// made and not noted would stay on a cluster that is not ours.
+func (w *World) create(ctx context.Context, spec fulcrum.KeyspaceSpec) (fulcrum.KeyspaceInfo, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTime)
+	defer cancel()
+	made, err := w.cli.CreateKeyspace(ctx, spec) // asked first: a node that is behind does not know what there is
+	if errors.Is(err, fulcrum.ErrExists) {
+		if err := w.dropOld(ctx, spec.Name); err != nil {
+			return made, err
+		}
+		made, err = w.cli.CreateKeyspace(ctx, spec)
+	}
+	if err != nil {
+		return made, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.made[spec.Name] = made.ID
+	return made, nil
+}
+
+// dropOld drops a keyspace for another of its name, if it may.
+func (w *World) dropOld(ctx context.Context, name string) error {
+	w.mu.Lock()
+	_, ours := w.made[name]
+	w.mu.Unlock()
+	if len(w.opt.Endpoints) > 0 && !ours {
+		return fulcrum.Errorf(fulcrum.CodeExists, "the cluster has a keyspace %s already, which was not made here", name).
+			WithHint("another test may be using it; where none runs and nobody needs its data: fulcrum keyspace drop %s --yes --endpoint %s", name, w.opt.Endpoints[0])
+	}
+	return w.cli.DropKeyspace(ctx, name)
+}
+
+// dropMade drops the keyspaces that Create made, unless others stand in their place.
+func (w *World) dropMade(ctx context.Context) error {
+	w.mu.Lock()
+	made := maps.Clone(w.made)
+	w.mu.Unlock()
+	var errs []error
+	for name, id := range made {
+		info, err := w.cli.Keyspace(ctx, name)
+		if err == nil && info.ID == id {
+			if err = w.cli.DropKeyspace(ctx, name); err == nil {
+				w.forgotten(ctx, name, id)
+			}
+		}
+		if err != nil && !errors.Is(err, fulcrum.ErrNotFound) {
+			errs = append(errs, fmt.Errorf("drop keyspace %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgotten waits until the nodes no longer list a keyspace that was dropped, so that
+// whoever asks next finds the cluster as it was. One that cannot be asked is left out.
+func (w *World) forgotten(ctx context.Context, name string, id uint32) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	_ = everywhere(w.awake(), func(n fulcrum.NodeID) error {
+		for {
+			info, err := w.cli.Keyspace(ctx, name, client.On(n))
+			if err != nil || info.ID != id || !rest(ctx) {
+				return nil
 			}
 		}
 	})

@@ -108,6 +108,9 @@ func (nw *network) build(ctx context.Context) error {
 // close removes all that was made; the nodes must have ended.
 func (nw *network) close(ctx context.Context) error {
 	var errs []error
+	for i := range nw.made { // at once: with the namespaces they go some time later, in the way of the next test
+		_, _ = tool(ctx, "", "ip", "link", "del", bridge+strconv.Itoa(i+1)) // not there when build failed before it
+	}
 	for _, ns := range nw.made { // their ends of the links, and so the others, go with them
 		_, err := tool(ctx, "", "ip", "netns", "del", ns)
 		errs = append(errs, err)

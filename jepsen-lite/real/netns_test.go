@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,7 @@ func TestNetns(t *testing.T) {
 	if err := toolsFor(3); err != nil {
 		t.Skip(err)
 	}
+	alone(t)
 	w, err := Open(soon(t), Options{Nodes: 3, Binary: binary, Dir: filepath.Join(t.TempDir(), "data"), Netns: true})
 	must(t, err)
 	closed := false
@@ -71,6 +74,23 @@ func TestNetns(t *testing.T) {
 	must(t, err)
 	if strings.Contains(string(spaces), bridge) || exec.Command("ip", "link", "show", bridge).Run() == nil {
 		t.Errorf("left behind: %s", spaces)
+	}
+}
+
+// alone waits until no test of another package has namespaces: their names are the same
+// in all.
+func alone(t *testing.T) {
+	t.Helper()
+	l, err := os.OpenFile(filepath.Join(os.TempDir(), "fulcrum-netns-test.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	must(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		if err = syscall.Flock(int(l.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("another test has namespaces: %v", err)
+		}
 	}
 }
 

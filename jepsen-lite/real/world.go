@@ -72,6 +72,7 @@ type World struct {
 	packets  map[string]int64         // by kind: what the network counted when last asked
 	lives    map[fulcrum.NodeID]*life // counters of nodes
 	modes    map[string]string        // keyspaces that were switched: the mode last seen
+	made     map[string]uint32        // keyspaces that Create made, and their ids
 	clients  []*conn
 	given    int // ids made up for faults
 }
@@ -86,7 +87,7 @@ var _ nemesis.Cluster = (*World)(nil)
 func Open(ctx context.Context, opt Options) (*World, error) {
 	w := &World{opt: opt, at: map[fulcrum.NodeID]place{}, turn: make(chan struct{}, 1),
 		procs: map[fulcrum.NodeID]local.Node{}, ours: map[string]bool{}, outdated: map[fulcrum.NodeID]bool{}, wiped: map[fulcrum.NodeID]bool{}, died: map[fulcrum.NodeID]time.Time{},
-		seen: map[string]int64{}, lives: map[fulcrum.NodeID]*life{}, modes: map[string]string{},
+		seen: map[string]int64{}, lives: map[fulcrum.NodeID]*life{}, modes: map[string]string{}, made: map[string]uint32{},
 		http: &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{Timeout: askTime}).DialContext, MaxIdleConnsPerHost: 2}}}
 	w.turn <- struct{}{}
 	err := w.open(ctx)
@@ -220,7 +221,8 @@ func (w *World) meet(ctx context.Context, endpoints []string) (fulcrum.ClusterIn
 }
 
 // Close ends the faults that were injected from here, and stops what Open started.
-// Data and logs stay, unless Options.Wipe says otherwise.
+// Data and logs stay, unless Options.Wipe says otherwise. A cluster that was not started
+// here is left as it was found: the keyspaces that Create made are dropped.
 func (w *World) Close(ctx context.Context) error {
 	if err := w.take(ctx); err != nil {
 		return err
@@ -231,6 +233,7 @@ func (w *World) Close(ctx context.Context) error {
 		if ids := w.active(); len(ids) > 0 {
 			errs = append(errs, w.heal(ctx, ids))
 		}
+		errs = append(errs, w.dropMade(ctx))
 	}
 	w.mu.Lock()
 	for _, c := range w.clients {
@@ -303,14 +306,18 @@ func (w *World) Log(n fulcrum.NodeID) string {
 
 // Can returns nil, or why this cluster cannot do that; see nemesis.Cluster.
 func (w *World) Can(what string) error {
-	attached := len(w.opt.Endpoints) > 0
+	if what == "faults" && w.tame {
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "faults: the cluster takes none").WithHint("start its nodes with --allow-faults")
+	}
+	return w.opt.Can(what)
+}
+
+// Can says the same of the World that these options open, before anything is started;
+// whether a running cluster takes faults is seen only when it is asked.
+func (o Options) Can(what string) error {
+	attached := len(o.Endpoints) > 0
 	switch what {
-	case "switch":
-		return nil
-	case "faults":
-		if w.tame {
-			return fulcrum.Errorf(fulcrum.CodeInvalid, "faults: the cluster takes none").WithHint("start its nodes with --allow-faults")
-		}
+	case "switch", "faults":
 		return nil
 	case "kill", "pause", "damage":
 		if attached {
@@ -319,7 +326,7 @@ func (w *World) Can(what string) error {
 		}
 		return nil
 	case "packets":
-		if w.net == nil {
+		if !o.Netns {
 			return fulcrum.Errorf(fulcrum.CodeInvalid, "packets: between nodes on one address the network cannot be reached").
 				WithHint("run as root with a network namespace for each node (--net netns), or in simulation (--sim)")
 		}

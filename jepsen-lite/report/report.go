@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"fulcrum"
@@ -200,7 +201,11 @@ func pages(dir string, run *Run) error {
 }
 
 func repro(w io.Writer, run *Run) error {
-	_, err := fmt.Fprintf(w, "#!/bin/sh\n# Repeats this run of %s.\n%s\n", fileName(run.Name), run.Repro)
+	command := run.Repro
+	if args, ok := strings.CutPrefix(command, "fulcrum "); ok {
+		command = `exec "${FULCRUM:-fulcrum}" ` + args + ` "$@"`
+	}
+	_, err := fmt.Fprintf(w, "#!/bin/sh\n# Repeats this run of %s. FULCRUM may name the program, where it is not in the PATH;\n# more flags may follow.\n%s\n", fileName(run.Name), command)
 	return err
 }
 
