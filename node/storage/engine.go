@@ -17,7 +17,8 @@ import (
 // The engine's file has one bucket for each generation of each state, named by
 // group, part and generation, which holds its entries; and the bucket "states",
 // which says for each state which generation counts, its applied position, its
-// extras and its size. An entry is its CRC-32C and then fulcrum.AppendEntry
+// extras, its size and the sum of its entries' sums; the sum of its values' sums is
+// its sequence number. An entry is its CRC-32C and then fulcrum.AppendEntry
 // without the key; the sum covers the bucket's name and the key too, so a page
 // that came back in the wrong place is seen.
 var statesBucket = []byte("states")
@@ -41,8 +42,7 @@ func (k stateKey) bucket(gen uint64) []byte {
 type standing struct {
 	gen     uint64
 	applied uint64
-	keys    int
-	bytes   int64
+	tally   // of its entries
 	extra   map[string][]byte
 }
 
@@ -55,6 +55,7 @@ func (m standing) encode(key []byte) []byte {
 		b = fulcrum.AppendBytes(b, []byte(name))
 		b = fulcrum.AppendBytes(b, value)
 	}
+	b = binary.AppendUvarint(b, m.sums|tallyKnown)
 	return sealed(key, b)
 }
 
@@ -64,31 +65,49 @@ func decodeStanding(key, stored []byte) (standing, error) {
 		return standing{}, errSum
 	}
 	r := fulcrum.NewReader(b)
-	m := standing{gen: r.Uvarint(), applied: r.Uvarint(), keys: int(r.Uvarint()), bytes: int64(r.Uvarint()), extra: map[string][]byte{}}
+	m := standing{gen: r.Uvarint(), applied: r.Uvarint(), tally: tally{keys: int(r.Uvarint()), bytes: int64(r.Uvarint())}, extra: map[string][]byte{}}
 	for n := r.Uvarint(); n > 0 && r.Err() == nil; n-- {
 		name := r.String()
 		m.extra[name] = append([]byte{}, r.Bytes()...)
 	}
+	if len(r.Rest()) > 0 {
+		m.sums = r.Uvarint()
+	}
 	return m, r.Err()
 }
 
-// openBolt opens the engine's file. A new one gets its name only once it is
+// readStanding reads an element of the bucket of standings.
+func readStanding(k, stored []byte) (stateKey, standing, error) {
+	m, err := decodeStanding(k, stored)
+	if err == nil && len(k) < 8 {
+		err = fulcrum.ErrShort
+	}
+	if err != nil {
+		return stateKey{}, standing{}, fmt.Errorf("where state %x stands: %w", k, err)
+	}
+	return stateKey{fulcrum.GroupID(binary.BigEndian.Uint64(k)), string(k[8:])}, m, nil
+}
+
+// openBolt verifies and opens the engine's file, and returns what it holds. A new one gets its name only once it is
 // whole: a power cut during bbolt's first write would leave one that never opens
 // again (etcd#16596).
-func openBolt(path string) (*bbolt.DB, error) {
+func openBolt(path string) (*bbolt.DB, *boltFile, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
 		err = createBolt(path)
 	}
 	if err != nil {
-		return nil, diskError(err, "make %s", path)
+		return nil, nil, diskError(err, "make %s", path)
+	}
+	holds, err := verifyBolt(path)
+	if err != nil {
+		return nil, nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
 	}
 	db, err := openBoltFile(path)
 	if err != nil {
-		return nil, diskError(err, "open %s", path).
-			WithHint("restore the file, or wipe the data directory: the node then comes back as a new one and rebuilds from its peers")
+		return nil, nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
 	}
-	return db, nil
+	return db, holds, nil
 }
 
 func openBoltFile(path string) (db *bbolt.DB, err error) {
@@ -129,7 +148,7 @@ func createBolt(path string) error {
 
 // loadStates reads where every state stands and removes the buckets that no
 // state counts as its own: what an interrupted Install or DropState left.
-func (s *Store) loadStates() error {
+func (s *Store) loadStates(holds *boltFile) error {
 	err := guard(func() error {
 		return s.bolt.Update(func(tx *bbolt.Tx) error {
 			owned := map[string]bool{}
@@ -138,11 +157,11 @@ func (s *Store) loadStates() error {
 				return err
 			}
 			err = states.ForEach(func(k, v []byte) error {
-				m, err := decodeStanding(k, v)
-				if err != nil || len(k) < 8 {
-					return fmt.Errorf("where state %x stands: %w", k, errors.Join(err, errSum))
+				key, m, err := readStanding(k, v)
+				if err != nil {
+					return err
 				}
-				key := stateKey{fulcrum.GroupID(binary.BigEndian.Uint64(k)), string(k[8:])}
+				m.sums = holds.buckets[string(key.bucket(m.gen))].sums
 				s.states[key] = newState(s, key, m)
 				s.gen = max(s.gen, m.gen)
 				owned[string(key.bucket(m.gen))] = true
@@ -151,12 +170,14 @@ func (s *Store) loadStates() error {
 			if err != nil {
 				return err
 			}
+			if err := states.SetSequence(holds.buckets[string(statesBucket)].sums | tallyKnown); err != nil {
+				return err
+			}
 			return removeStrays(tx, owned)
 		})
 	})
 	if err != nil {
-		return diskError(err, "read %s", s.bolt.Path()).
-			WithHint("restore the file, or wipe the data directory: the node then comes back as a new one and rebuilds from its peers")
+		return diskError(err, "read %s", s.bolt.Path()).WithHint("%s", restoreHint)
 	}
 	return nil
 }

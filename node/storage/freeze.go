@@ -21,8 +21,9 @@ import (
 // nothing is known any more.
 type freezeFS struct {
 	vfs.FS
-	disk  *disk
-	armed atomic.Bool // Open has returned: before that errors go to its caller
+	disk   *disk
+	synced *synced
+	armed  atomic.Bool // Open has returned: before that errors go to its caller
 }
 
 // frozen is the failure that froze the disk, for operations outside of the log.
@@ -118,6 +119,8 @@ type freezeFile struct {
 	fs   *freezeFS
 	name string
 	log  bool
+
+	written atomic.Int64 // bytes, by Write
 }
 
 // step does one operation unless the disk is frozen, and hides its failure if
@@ -141,6 +144,7 @@ func (f *freezeFile) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	f.written.Add(int64(len(p)))
 	return len(p), nil
 }
 
@@ -152,8 +156,24 @@ func (f *freezeFile) WriteAt(p []byte, at int64) (int, error) {
 	return len(p), nil
 }
 
-func (f *freezeFile) Sync() error     { return f.step("sync", f.File.Sync) }
-func (f *freezeFile) SyncData() error { return f.step("sync", f.File.SyncData) }
+func (f *freezeFile) Sync() error     { return f.sync(f.File.Sync) }
+func (f *freezeFile) SyncData() error { return f.sync(f.File.SyncData) }
+
+// sync notes how far the file is then on disk. A manifest is synced seldom, and the
+// note with it: pebble goes on to remove what the manifest no longer needs.
+func (f *freezeFile) sync(do func() error) error {
+	return f.step("sync", func() error {
+		written := f.written.Load()
+		if err := do(); err != nil || written == 0 || !tracked(f.name) {
+			return err
+		}
+		f.fs.synced.reached(f.name, written)
+		if f.log {
+			return nil
+		}
+		return f.fs.synced.sync()
+	})
+}
 
 func (f *freezeFile) SyncTo(n int64) (full bool, err error) {
 	err = f.step("sync", func() (err error) { full, err = f.File.SyncTo(n); return err })

@@ -74,12 +74,9 @@ func (in *installer) write(tx *bbolt.Tx) error {
 	// equal keys the last one put counts.
 	slices.SortStableFunc(in.batch, func(a, b fulcrum.Entry) int { return bytes.Compare(a.Key, b.Key) })
 	for _, e := range in.batch {
-		keys, size, err := putEntry(b, in.seed, e)
-		if err != nil {
+		if err := putEntry(b, in.seed, e, &in.m.tally); err != nil {
 			return err
 		}
-		in.m.keys += keys
-		in.m.bytes += size
 	}
 	in.batch, in.size = in.batch[:0], 0
 	return nil
@@ -172,7 +169,7 @@ func (s *Store) DropState(g fulcrum.GroupID) error {
 			st.mu.RLock()
 			name := st.home.name
 			st.mu.RUnlock()
-			if err := errors.Join(deleteBuckets(tx, name), tx.Bucket(statesBucket).Delete(k.bytes())); err != nil {
+			if err := errors.Join(deleteBuckets(tx, name), setStanding(tx, k.bytes(), nil)); err != nil {
 				return err
 			}
 		}

@@ -79,6 +79,7 @@ func (s *Store) commit(b *pebble.Batch, sync bool) error {
 	if err := errors.Join(b.SyncWait(), s.disk.failure()); err != nil {
 		return s.lost(err)
 	}
+	notify(s.syncedC)
 	s.metrics.logSynced(time.Since(start))
 	return nil
 }

@@ -313,7 +313,7 @@ func (st *state) freeze() bool {
 		return false
 	}
 	st.frozen, st.live = st.live, newOverlay()
-	st.target = standing{gen: st.base.gen, applied: st.applied, keys: st.base.keys, bytes: st.base.bytes, extra: st.extra}
+	st.target = standing{gen: st.base.gen, applied: st.applied, tally: st.base.tally, extra: st.extra}
 	st.dirty = false
 	st.turns++
 	return true
@@ -349,31 +349,45 @@ func (st *state) write(tx *bbolt.Tx) (standing, error) {
 	}
 	it := frozen.tree.Iter()
 	for ok := it.First(); ok; ok = it.Next() {
-		keys, size, err := putEntry(b, at.seed, it.Item())
-		if err != nil {
+		if err := putEntry(b, at.seed, it.Item(), &m.tally); err != nil {
 			return m, err
 		}
-		m.keys += keys
-		m.bytes += size
 	}
 	return m, putStanding(tx, st.key, m)
 }
 
-// putEntry stores or removes an entry and returns by how much the counts change.
-func putEntry(b *bbolt.Bucket, seed uint32, e fulcrum.Entry) (keys int, size int64, err error) {
+// putEntry stores or removes an entry and adds to t what that changes.
+func putEntry(b *bbolt.Bucket, seed uint32, e fulcrum.Entry, t *tally) error {
 	if old := b.Get(e.Key); old != nil {
 		was, _ := decodeEntry(seed, e.Key, old) // a damaged one is healed by this write
-		keys, size = -1, -int64(len(e.Key)+len(was.Value))
+		t.add(-1, -int64(len(e.Key)+len(was.Value)), -storedSum(old))
 	}
 	if removal(e) {
-		return keys, size, b.Delete(e.Key)
+		return b.Delete(e.Key)
 	}
-	return keys + 1, size + int64(len(e.Key)+len(e.Value)), b.Put(e.Key, encodeEntry(seed, e))
+	stored := encodeEntry(seed, e)
+	t.add(1, int64(len(e.Key)+len(e.Value)), storedSum(stored))
+	return b.Put(e.Key, stored)
 }
 
 func putStanding(tx *bbolt.Tx, key stateKey, m standing) error {
 	k := key.bytes()
-	return tx.Bucket(statesBucket).Put(k, m.encode(k))
+	return setStanding(tx, k, m.encode(k))
+}
+
+// setStanding stores where a state stands, or removes that (nil), and keeps the sum
+// of all sums.
+func setStanding(tx *bbolt.Tx, k, stored []byte) error {
+	b := tx.Bucket(statesBucket)
+	t := tally{sums: b.Sequence()}
+	t.add(0, 0, storedSum(stored)-storedSum(b.Get(k)))
+	if err := b.SetSequence(t.sums | tallyKnown); err != nil {
+		return err
+	}
+	if stored == nil {
+		return b.Delete(k)
+	}
+	return b.Put(k, stored)
 }
 
 // committed ends a commit.

@@ -435,18 +435,19 @@ func TestDamagedValueIsRefused(t *testing.T) {
 	s := open(t, o)
 	st := mustState(t, s, 6, "")
 	must(t, st.Apply(1, []fulcrum.Entry{entry("apple", "needle-in-a-haystack", 1), entry("pear", "fine", 1)}, nil))
-	must(t, s.Close())
+	must(t, st.Flush(t.Context()))
 	path := filepath.Join(o.Dir, stateFile)
 	b, err := os.ReadFile(path)
 	must(t, err)
 	if n := bytes.Count(b, []byte("needle")); n != 1 {
 		t.Fatalf("the value is in the file %d times", n)
 	}
-	b[bytes.Index(b, []byte("needle"))] ^= 4
-	must(t, os.WriteFile(path, b, 0o600))
+	at := bytes.Index(b, []byte("needle"))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte{b[at] ^ 4}, int64(at))
+	must(t, err, f.Close())
 
-	s = open(t, o)
-	st = mustState(t, s, 6, "")
 	e, err := st.Get([]byte("apple"))
 	serr := st.Scan(nil, nil, func(fulcrum.Entry) bool { return true })
 	for _, err := range []error{err, serr} {

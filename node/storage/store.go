@@ -12,6 +12,8 @@
 // deletions and crashable memory file system are what a log needs; the engine is
 // a bbolt file. Both live in one data directory, which one process locks.
 //
+// Open verifies both before it uses them: verify.go and boltfile.go.
+//
 // Start reading at Open; then log.go and state.go.
 package storage
 
@@ -21,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,6 +74,7 @@ type Store struct {
 
 	disk    *disk
 	db      *pebble.DB
+	synced  *synced
 	bolt    *bbolt.DB
 	metrics *metrics
 
@@ -82,6 +86,7 @@ type Store struct {
 	lazy    atomic.Bool // something was appended for the interval sync
 	lazyC   chan struct{}
 	cutC    chan struct{}
+	syncedC chan struct{}
 	dirtyC  chan struct{}
 	commitC chan struct{} // holds one token: whoever has it may write to bolt
 
@@ -118,6 +123,7 @@ func Open(opts Options) (_ *Store, err error) {
 		disk:    newDisk(opts.Disk),
 		lazyC:   make(chan struct{}, 1),
 		cutC:    make(chan struct{}, 1),
+		syncedC: make(chan struct{}, 1),
 		dirtyC:  make(chan struct{}, 1),
 		commitC: make(chan struct{}, 1),
 		logs:    map[logKey]*groupLog{},
@@ -136,10 +142,11 @@ func Open(opts Options) (_ *Store, err error) {
 	if s.id, err = identify(opts.Dir, opts.ClusterID, opts.Node); err != nil {
 		return nil, err
 	}
-	if s.bolt, err = openBolt(filepath.Join(opts.Dir, stateFile)); err != nil {
+	var holds *boltFile
+	if s.bolt, holds, err = openBolt(filepath.Join(opts.Dir, stateFile)); err != nil {
 		return nil, err
 	}
-	if err = s.loadStates(); err != nil {
+	if err = s.loadStates(holds); err != nil {
 		return nil, err
 	}
 	if err = s.openLog(); err != nil {
@@ -163,6 +170,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.pace(ctx, s.dirtyC, s.opts.CommitEvery, s.commitQuietly) })
 	g.Go(func() error { return s.pace(ctx, s.lazyC, intervalSync, s.syncLazy) })
 	g.Go(func() error { return s.pace(ctx, s.cutC, cutEvery, s.cut) })
+	g.Go(func() error { return s.pace(ctx, s.syncedC, syncedEvery, s.syncSynced) })
 	g.Go(func() error {
 		select {
 		case <-s.disk.down:
@@ -241,6 +249,12 @@ func (s *Store) release() error {
 	if s.db != nil {
 		errs = append(errs, s.closeLog())
 	}
+	if s.synced != nil {
+		if s.disk.failure() == nil {
+			errs = append(errs, s.synced.sync())
+		}
+		errs = append(errs, s.synced.file.Close())
+	}
 	if s.bolt != nil {
 		<-s.commitC // no transaction is under way; nobody gets the token again
 		if err := s.bolt.Close(); err != nil {
@@ -282,15 +296,27 @@ func (s *Store) openLog() error {
 	if err := makeDir(fs, dir); err != nil {
 		return diskError(err, "make %s", dir)
 	}
-	frozen := &freezeFS{FS: fs, disk: s.disk}
-	err := guard(func() (err error) {
+	torn, err := verifyLog(fs, dir)
+	if err != nil {
+		return err
+	}
+	if s.synced, err = openSynced(fs, fs.PathJoin(dir, syncedFile)); err != nil {
+		return diskError(err, "open %s", fs.PathJoin(dir, syncedFile))
+	}
+	for _, what := range torn {
+		s.logger.Info("log: a write that was cut short", "what", what)
+	}
+	frozen := &freezeFS{FS: fs, disk: s.disk, synced: s.synced}
+	err = guard(func() (err error) {
 		s.db, err = pebble.Open(dir, pebbleOptions(frozen, s))
 		return err
 	})
 	frozen.armed.Store(true)
 	if err != nil {
-		return diskError(err, "open the log in %s", dir).
-			WithHint("restore the directory, or wipe it: the node then comes back as a new one and rebuilds from its peers")
+		if len(torn) > 0 {
+			err = fmt.Errorf("%w (%s)", err, strings.Join(torn, "; "))
+		}
+		return diskError(err, "open the log in %s", dir).WithHint("%s", restoreHint)
 	}
 	return nil
 }

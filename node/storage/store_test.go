@@ -51,9 +51,9 @@ func mustState(t testing.TB, s *Store, g fulcrum.GroupID, part string) replicati
 	return st
 }
 
-func must(t testing.TB, err error) {
+func must(t testing.TB, errs ...error) {
 	t.Helper()
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
 }

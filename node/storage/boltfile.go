@@ -1,0 +1,332 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/bits"
+	"os"
+	"syscall"
+
+	"fulcrum"
+)
+
+// The format of bbolt's file, as far as verifyBolt needs it, in the machine's byte
+// order: two meta pages, then pages of trees. A page begins with
+//
+//	number 8 | flags 2 | count of elements 2 | further pages 4
+//
+// and goes on with its elements: position of the key (from the element on) 4, sizes
+// and flags 4 each, and in a branch the number of the child 8.
+const (
+	boltMagic    = 0xED0CDAED
+	boltHeader   = 16
+	boltElement  = 16
+	boltMetaSize = 56 // bytes that its sum covers
+	boltBranch   = 0x01
+	boltLeaf     = 0x02
+	boltBucket   = 0x01 // flag of an element: its value is a bucket
+)
+
+// tally is what the entries of a bucket, or the standings, come to.
+type tally struct {
+	keys  int
+	bytes int64
+	sums  uint64 // of all stored sums
+}
+
+// tallyKnown marks a sum of sums on disk; files of before have none.
+const tallyKnown = 1 << 63
+
+func storedSum(stored []byte) uint64 {
+	if len(stored) < sumSize {
+		return 0
+	}
+	return uint64(binary.BigEndian.Uint32(stored))
+}
+
+// agrees compares with what was stored, which may be unknown.
+func (t tally) agrees(stored uint64) bool {
+	return stored == 0 || stored == t.sums|tallyKnown
+}
+
+// boltFile walks the engine's file.
+type boltFile struct {
+	b        []byte // the file, mapped
+	pageSize int
+	high     uint64   // pages from here on are not in use
+	used     []uint64 // bit set: pages met
+	at       uint64   // page that is being read
+
+	buckets   map[string]tally
+	standings map[string]standing // by the bucket that each has
+	sequence  uint64              // of the bucket of standings: what their sums came to
+}
+
+// verifyBolt reads the whole file of the engine, and refuses it when anything in
+// use is not what was written. Bbolt sums only its meta pages, and for a damaged one
+// falls back to the transaction before; a damaged page may end the process, or hide
+// keys. So each entry's own sum is checked, and then their number and the sum of
+// sums, which says that none is missing and none is an older one. It costs reading
+// the file once more: bbolt walks all its pages at open too.
+//
+// It returns what each bucket comes to.
+func verifyBolt(path string) (*boltFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	v := &boltFile{buckets: map[string]tally{}, standings: map[string]standing{}}
+	if st.Size() > 0 {
+		v.b, err = syscall.Mmap(int(f.Fd()), 0, int(st.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = guard(v.verify)
+	if err != nil && v.pageSize > 0 {
+		err = fmt.Errorf("damaged at offset %d: %w", v.at*uint64(v.pageSize), err)
+	}
+	if v.b != nil {
+		err = errors.Join(err, syscall.Munmap(v.b))
+	}
+	v.b = nil
+	return v, err
+}
+
+func (v *boltFile) verify() error {
+	root, err := v.meta()
+	if err != nil {
+		return err
+	}
+	v.used = make([]uint64, v.high/64+1)
+	if err := v.tree(root, nil, nil, v.bucket); err != nil {
+		return err
+	}
+	states, ok := v.buckets[string(statesBucket)]
+	if !ok || !states.agrees(v.sequence) {
+		return errors.New("where a state stands is missing")
+	}
+	for name, m := range v.standings {
+		if has := v.buckets[name]; !has.agrees(m.sums) || m.sums != 0 && has.keys != m.keys {
+			return fmt.Errorf("state %x has %d keys, and they are not the %d that it should have", name, has.keys, m.keys)
+		}
+	}
+	return nil
+}
+
+// meta checks both meta pages, of which the newer counts. A meta is written in one
+// sector: it is never torn.
+func (v *boltFile) meta() (root uint64, err error) {
+	var newest uint64
+	for n := range 2 {
+		v.at = uint64(n)
+		at := int(n)*v.pageSize + boltHeader
+		if len(v.b) < at+boltMetaSize+8 {
+			return 0, fmt.Errorf("meta page %d: %w", n, io.ErrUnexpectedEOF)
+		}
+		b := v.b[at:]
+		h := fnv.New64a()
+		_, _ = h.Write(b[:boltMetaSize])
+		if u32(b) != boltMagic || u64(b[boltMetaSize:]) != h.Sum64() {
+			return 0, fmt.Errorf("meta page %d: %w", n, errSum)
+		}
+		v.pageSize = int(u32(b[8:]))
+		if v.pageSize < 1<<10 || v.pageSize > 64<<10 || bits.OnesCount(uint(v.pageSize)) != 1 {
+			return 0, fmt.Errorf("meta page %d: a page size of %d", n, v.pageSize)
+		}
+		if tx := u64(b[48:]); tx >= newest {
+			newest, root, v.high = tx, u64(b[16:]), u64(b[40:])
+		}
+	}
+	if v.high > uint64(len(v.b)/v.pageSize) {
+		return 0, fmt.Errorf("the file has %d bytes and should have %d pages: %w", len(v.b), v.high, io.ErrUnexpectedEOF)
+	}
+	return root, nil
+}
+
+func u16(b []byte) uint16 { return binary.NativeEndian.Uint16(b) }
+func u32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
+func u64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
+
+// page returns a page with those that belong to it, once.
+func (v *boltFile) page(n uint64) ([]byte, error) {
+	v.at = n
+	if n < 2 || n >= v.high {
+		return nil, fmt.Errorf("page %d of %d", n, v.high)
+	}
+	b := v.b[n*uint64(v.pageSize):]
+	more := uint64(u32(b[12:]))
+	if u64(b) != n || more >= v.high-n {
+		return nil, fmt.Errorf("page %d says that it is page %d and has %d more", n, u64(b), more)
+	}
+	for i := n; i <= n+more; i++ {
+		if v.used[i/64]&(1<<(i%64)) != 0 {
+			return nil, fmt.Errorf("page %d is used twice", i)
+		}
+		v.used[i/64] |= 1 << (i % 64)
+	}
+	return b[:(1+more)*uint64(v.pageSize)], nil
+}
+
+// element is one of a page: of a branch with a child, or of a leaf with a value.
+type element struct {
+	flags      uint32
+	key, value []byte
+	child      uint64
+}
+
+// elements reads a page, or what an inline bucket has in its place, and returns how
+// many bytes of it are in use.
+func elements(b []byte) (list []element, leaf bool, used int, err error) {
+	if len(b) < boltHeader {
+		return nil, false, 0, fulcrum.ErrShort
+	}
+	flags, count := u16(b[8:]), int(u16(b[10:]))
+	leaf = flags == boltLeaf
+	used = boltHeader + count*boltElement
+	if !leaf && flags != boltBranch || used > len(b) {
+		return nil, false, 0, fmt.Errorf("flags %#x, %d elements", flags, count)
+	}
+	list = make([]element, count)
+	for i := range list {
+		at := boltHeader + i*boltElement
+		raw, e := b[at:], &list[i]
+		pos, key, value := u32(raw), u32(raw[4:]), uint32(0)
+		if leaf {
+			e.flags, pos, key, value = u32(raw), u32(raw[4:]), u32(raw[8:]), u32(raw[12:])
+		} else {
+			e.child = u64(raw[8:])
+		}
+		from := uint64(at) + uint64(pos)
+		to := from + uint64(key) + uint64(value)
+		if to > uint64(len(b)) {
+			return nil, false, 0, fmt.Errorf("element %d ends behind its page", i)
+		}
+		e.key, e.value = b[from:from+uint64(key)], b[from+uint64(key):to]
+		used = max(used, int(to))
+	}
+	return list, leaf, used, nil
+}
+
+// tree calls f for all elements of the leaves under a page. Their keys must rise and
+// be at least low and below high, when these are not nil.
+func (v *boltFile) tree(n uint64, low, high []byte, f func(element) error) error {
+	b, err := v.page(n)
+	if err != nil {
+		return err
+	}
+	list, leaf, used, err := elements(b)
+	if err != nil {
+		return err
+	}
+	// Bbolt never takes more pages than it needs; what it does not need may be another's.
+	if want := (used + v.pageSize - 1) / v.pageSize * v.pageSize; len(b) != want {
+		return fmt.Errorf("page %d takes %d bytes and needs %d", n, len(b), want)
+	}
+	if err := rising(list, low, high); err != nil {
+		return fmt.Errorf("page %d: %w", n, err)
+	}
+	for i, e := range list {
+		if leaf {
+			err = f(e)
+		} else {
+			next := high
+			if i+1 < len(list) {
+				next = list[i+1].key
+			}
+			err = v.tree(e.child, e.key, next, f)
+		}
+		if err != nil {
+			return err
+		}
+		v.at = n
+	}
+	return nil
+}
+
+func rising(list []element, low, high []byte) error {
+	for i, e := range list {
+		c := bytes.Compare(low, e.key)
+		if c > 0 || c == 0 && i > 0 || high != nil && bytes.Compare(e.key, high) >= 0 {
+			return fmt.Errorf("key %d, %q, is out of order", i, e.key)
+		}
+		low = e.key
+	}
+	return nil
+}
+
+// bucket reads a bucket of the first level: there are no others.
+func (v *boltFile) bucket(e element) error {
+	states := bytes.Equal(e.key, statesBucket)
+	if e.flags != boltBucket || len(e.value) < 16 || !states && (len(e.key) < 17 || e.key[0] != 'e') {
+		return fmt.Errorf("%q is no bucket of the engine", e.key)
+	}
+	var t tally
+	seed := sum(0, e.key, nil)
+	entry := func(e element) error {
+		if e.flags != 0 {
+			return fmt.Errorf("key %q: flags %#x", e.key, e.flags)
+		}
+		if states {
+			key, m, err := readStanding(e.key, e.value)
+			if err != nil {
+				return err
+			}
+			v.standings[string(key.bucket(m.gen))] = m
+		} else if err := checkEntry(seed, e.key, e.value, &t); err != nil {
+			return fmt.Errorf("key %q: %w", e.key, err)
+		}
+		t.add(1, 0, storedSum(e.value))
+		return nil
+	}
+	root := u64(e.value)
+	if states {
+		v.sequence = u64(e.value[8:])
+	}
+	err := error(nil)
+	if root != 0 {
+		err = v.tree(root, nil, nil, entry)
+	} else {
+		err = inline(e.value[16:], entry)
+	}
+	v.buckets[string(e.key)] = t
+	return err
+}
+
+func (t *tally) add(keys int, size int64, sums uint64) {
+	t.keys += keys
+	t.bytes += size
+	t.sums = (t.sums + sums) &^ tallyKnown
+}
+
+func checkEntry(seed uint32, key, stored []byte, t *tally) error {
+	e, err := decodeEntry(seed, key, stored)
+	t.bytes += int64(len(key) + len(e.Value))
+	return err
+}
+
+// inline reads a bucket that is small enough to stand in the place of its root.
+func inline(b []byte, entry func(element) error) error {
+	list, leaf, _, err := elements(b)
+	if err == nil && !leaf {
+		err = errors.New("an inline bucket without a leaf")
+	}
+	if err == nil {
+		err = rising(list, nil, nil)
+	}
+	for _, e := range list {
+		if err == nil {
+			err = entry(e)
+		}
+	}
+	return err
+}
