@@ -3,10 +3,11 @@ GO      ?= go
 TAGS    := pebblegozstd
 export CGO_ENABLED := 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 PKGS    := ./...
 
-.PHONY: help build up down test check race bench soak fuzz mutants clean
+.PHONY: help build up down test check race bench soak fuzz mutants mutants-smoke clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +21,7 @@ up: build ## build, start a local cluster of 5 nodes in the background, say what
 down: ## stop the local cluster (its data stays in ./data; bin/fulcrum down --wipe removes it)
 	@bin/fulcrum down -o table
 
-test: check build race ## everything CI runs: format, vet, lint, tidy, all tests, the race detector on the packages that share memory
+test: check build race mutants-smoke ## everything CI runs: format, vet, lint, tidy, all tests, the race detector on the packages that share memory, some mutants
 	$(GO) test -tags $(TAGS) -shuffle=on -timeout 15m $(PKGS)
 
 check: ## format, go vet, staticcheck, go mod tidy
@@ -50,12 +51,19 @@ mutants: ## every way in which the store and the harness can be broken on purpos
 	@$(GO) build -tags '$(TAGS) mutants' -o bin/fulcrum-mutants ./cmd/fulcrum
 	@bin/fulcrum-mutants jepsen mutants $(MUTANTS) -o table
 
+# Something of every mode and of the harness, each killed by the first seeds.
+SMOKE := no-fsync no-index-wait read-r-minus-one lf-ack-before-quorum switch-no-merge nemesis-noop recorder-drops-ops final-read-skipped
+mutants-smoke: ## a choice of the mutants that takes less than a minute
+	@$(MAKE) --no-print-directory mutants MUTANTS="$(SMOKE)"
+
 SOAKTIME ?= 1h
-soak: build ## whole nodes under the race detector, then real clusters and simulation again and again for SOAKTIME (1h)
+soak: build ## whole nodes under the race detector, then simulated and real suites with ever new seeds for SOAKTIME (1h)
 	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 20m ./jepsen-lite/sim
 	@end=$$(( $$(date +%s) + $$(echo $(SOAKTIME) | sed 's/h/*3600/;s/m/*60/;s/s//') )); n=0; \
-	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); echo "round $$n"; \
-		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... ./jepsen-lite/... || exit 1; done; echo "$$n rounds passed"
+	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); seed=$$(date +%s); echo "round $$n, seed $$seed"; \
+		bin/fulcrum jepsen suite --time 10m --seed $$seed -o table | tail -1 || exit 1; \
+		bin/fulcrum jepsen run --workload durability --nemesis kill-all --quiet 2s --busy 1s --time 5m --rate 200 --seed $$seed -o table || exit 1; \
+		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... ./jepsen-lite/sim || exit 1; done; echo "$$n rounds passed"
 
 clean: ## remove what was built (not the data)
 	@rm -rf bin bench.old bench.new

@@ -1,6 +1,7 @@
 package jepsen
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Where struct {
 	Keep      bool     // leave the started cluster running; not with Netns
 	Binary    string   // of started nodes; default: this program
 	Version   string
+	Commit    string // of the source; default: as the compiler noted it
 	Tell      func(Progress)
 }
 
@@ -57,7 +59,7 @@ func Execute(ctx context.Context, t Test, w Where) (*Outcome, error) {
 	if !t.Sim {
 		return w.onProcesses(ctx, t)
 	}
-	r := record{test: t, began: time.Now(), version: w.Version, again: t.Command()}
+	r := record{test: t, began: time.Now(), version: w.Version, commit: w.Commit, again: t.Command()}
 	var err error
 	r.history, r.plan, err = Simulate(ctx, t, SimOptions{Tell: w.Tell})
 	return r.outcome(ctx, w.Store, err)
@@ -95,7 +97,7 @@ func (w Where) onProcesses(ctx context.Context, t Test) (out *Outcome, err error
 			return nil, err
 		}
 	}
-	r := record{test: t, began: began, version: w.Version, again: t.Command() + w.flags(), nodes: world.Nodes(), logs: map[string]string{}}
+	r := record{test: t, began: began, version: w.Version, commit: w.Commit, again: t.Command() + w.flags(), nodes: world.Nodes(), logs: map[string]string{}}
 	r.history, r.plan, err = Run(ctx, t, world, w.Tell)
 	for _, n := range world.Nodes() {
 		if log := world.Log(n); log != "" {
@@ -123,6 +125,7 @@ type record struct {
 	plan    *nemesis.Plan // nil when none was drawn
 	began   time.Time
 	version string
+	commit  string
 	again   string
 	nodes   []fulcrum.NodeID  // nil: n1, n2 ...
 	logs    map[string]string // by node
@@ -187,8 +190,8 @@ func besides(ctx context.Context, err error) error {
 // store writes the report and returns its folder.
 func (r record) store(root string, j checker.Judgement) (string, error) {
 	t := r.test
-	meta := report.Meta{Command: strings.Join(os.Args, " "), Seed: t.Seed, Version: r.version, Commit: commit(), Started: r.began, Took: time.Since(r.began), Sim: t.Sim,
-		Workload: t.Workload, Nemeses: t.Nemeses, Mode: t.Mode.String(), Write: t.Write.String(), Read: t.Read.String(), Spec: t.Spec(r.plan)}
+	meta := report.Meta{Command: strings.Join(os.Args, " "), Seed: t.Seed, Version: r.version, Commit: cmp.Or(r.commit, commit()), Started: r.began, Took: time.Since(r.began), Sim: t.Sim,
+		Workload: t.Workload, Nemeses: t.Nemeses, Mode: t.Mode.String(), Write: t.Write.String(), Read: t.Read.String(), Flags: t.Flags(), Spec: t.Spec(r.plan)}
 	if r.nodes == nil {
 		r.nodes = nodeNames(t.Nodes)
 	}

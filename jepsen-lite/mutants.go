@@ -66,11 +66,11 @@ func testOf(m mutant.Mutant, seed uint64) (Test, error) {
 // returns what became of it. A run kills only if the whole program passes the same run:
 // what fails without the mutant proves nothing about it. binary must have been built
 // with -tags mutants; source is the folder of the module, where Go tests are run for
-// those that only they can see.
-func Hunt(ctx context.Context, all []mutant.Mutant, binary, source string, tell func(Kill)) ([]Kill, error) {
+// those that only they can see. first is the first seed that is tried.
+func Hunt(ctx context.Context, all []mutant.Mutant, first uint64, binary, source string, tell func(Kill)) ([]Kill, error) {
 	var kills []Kill
 	for _, m := range all {
-		k, err := hunt(ctx, m, binary, source)
+		k, err := hunt(ctx, m, first, binary, source)
 		if err != nil {
 			return kills, fmt.Errorf("mutant %s: %w", m.Name, err)
 		}
@@ -80,10 +80,10 @@ func Hunt(ctx context.Context, all []mutant.Mutant, binary, source string, tell 
 	return kills, nil
 }
 
-func hunt(ctx context.Context, m mutant.Mutant, binary, source string) (Kill, error) {
+func hunt(ctx context.Context, m mutant.Mutant, first uint64, binary, source string) (Kill, error) {
 	began := time.Now()
 	k := Kill{Mutant: m.Name, Breaks: m.Breaks}
-	for seed := uint64(1); seed <= mutantTries && m.Workload != "" && k.By == ""; seed++ {
+	for seed := first; seed < first+mutantTries && m.Workload != "" && k.By == ""; seed++ {
 		if err := k.try(ctx, m, binary, seed); err != nil {
 			return k, err
 		}

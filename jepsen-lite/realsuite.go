@@ -35,7 +35,7 @@ func OnProcesses(cases []Case) []Case {
 func (c Case) onProcesses(ctx context.Context, opt SuiteOptions) CaseResult {
 	began := time.Now()
 	r := CaseResult{Name: c.Name(), Again: c.Test.Command(), verdict: checker.Unknown}
-	o, err := Execute(ctx, c.Test, Where{Store: opt.Store, Binary: opt.Binary, Version: opt.Version})
+	o, err := Execute(ctx, c.Test, Where{Store: opt.Store, Binary: opt.Binary, Version: opt.Version, Commit: opt.Commit})
 	if o != nil {
 		r.OK, r.Fail, r.Info, r.Faults, r.Dir, r.verdict = o.OK, o.Fail, o.Info, o.Faults, o.Dir, o.Verdict
 		kept, rerr := report.Read(o.Dir)

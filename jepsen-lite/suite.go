@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -111,6 +112,7 @@ type SuiteOptions struct {
 	Store   string // where reports go: of what came out wrong, on processes all; "": nowhere, not on processes
 	Binary  string // of nodes on processes; default: this program
 	Version string
+	Commit  string
 	Tell    func(done, total int, r CaseResult)
 }
 
@@ -142,10 +144,14 @@ type Summary struct {
 	Seconds      float64         `json:"seconds"`
 }
 
+// suiteGC is the garbage collector's percentage while a suite runs.
+const suiteGC = 400
+
 // RunSuite runs every case, simulated or on processes, and returns when all are done or
 // ctx ends.
 func RunSuite(ctx context.Context, cases []Case, opt SuiteOptions) (*Summary, error) {
 	began := time.Now()
+	defer debug.SetGCPercent(debug.SetGCPercent(suiteGC)) // simulated nodes make much garbage and keep little
 	if opt.Tell == nil {
 		opt.Tell = func(int, int, CaseResult) {}
 	}
@@ -221,7 +227,7 @@ func (c Case) run(ctx context.Context, opt SuiteOptions) CaseResult {
 			r.verdict = checker.Unknown
 		}
 		if opt.Store != "" {
-			r.Dir, err = record{test: c.Test, history: h, plan: plan, began: began, version: opt.Version, again: r.Again}.store(opt.Store, j)
+			r.Dir, err = record{test: c.Test, history: h, plan: plan, began: began, version: opt.Version, commit: opt.Commit, again: r.Again}.store(opt.Store, j)
 			if err != nil {
 				r.Dir = err.Error()
 			}

@@ -216,44 +216,55 @@ func (t *Test) Name() string {
 // repeated, so a rare interleaving may need several tries.
 func (t *Test) Command() string {
 	var b strings.Builder
-	arg := func(name string, v any) { fmt.Fprintf(&b, " --%s %v", name, v) }
 	b.WriteString("fulcrum jepsen run")
-	arg("workload", t.Workload)
-	if len(t.Nemeses) > 0 {
-		arg("nemesis", strings.Join(t.Nemeses, ","))
-	}
-	arg("keyspace-mode", t.Mode)
-	arg("write-level", t.Write)
-	arg("read-level", t.Read)
-	arg("time", t.Time)
-	arg("rate", t.Rate)
-	arg("concurrency", t.Concurrency)
-	arg("nodes", t.Nodes)
-	arg("replicas", t.Replicas)
-	arg("shards", t.Shards)
-	if t.ShardBy != "" {
-		arg("shard-by", t.ShardBy)
-	}
-	if t.Durability != "" {
-		arg("durability", t.Durability)
-	}
-	if t.NoTokens {
-		b.WriteString(" --drop-tokens")
-	}
-	if t.Torn != 0 {
-		arg("torn", t.Torn)
-	}
-	for _, x := range []struct {
-		name        string
-		d, standard time.Duration
-	}{{"quiet", t.Quiet, 0}, {"busy", t.Busy, 0}, {"op-timeout", t.OpTimeout, opTimeout}, {"recovery", t.Recovery, recovery}} {
-		if x.d != x.standard {
-			arg(x.name, x.d)
+	for _, f := range t.flags() {
+		b.WriteString(" --" + f.name)
+		if f.value != "true" {
+			b.WriteString(" " + f.value)
 		}
 	}
-	arg("seed", t.Seed)
-	if t.Sim {
-		b.WriteString(" --sim")
-	}
 	return b.String()
+}
+
+// Flags is the same by name, for test.json.
+func (t *Test) Flags() map[string]string {
+	out := map[string]string{}
+	for _, f := range t.flags() {
+		out[f.name] = f.value
+	}
+	return out
+}
+
+type flag struct{ name, value string }
+
+// flags are those that say what t is; those at their default are left out, but for
+// what everybody asks of a run.
+func (t *Test) flags() (out []flag) {
+	arg := func(name string, v any, wanted bool) {
+		if wanted {
+			out = append(out, flag{name, fmt.Sprint(v)})
+		}
+	}
+	arg("workload", t.Workload, true)
+	arg("nemesis", strings.Join(t.Nemeses, ","), len(t.Nemeses) > 0)
+	arg("keyspace-mode", t.Mode, true)
+	arg("write-level", t.Write, true)
+	arg("read-level", t.Read, true)
+	arg("time", t.Time, true)
+	arg("rate", t.Rate, true)
+	arg("concurrency", t.Concurrency, true)
+	arg("nodes", t.Nodes, true)
+	arg("replicas", t.Replicas, true)
+	arg("shards", t.Shards, true)
+	arg("shard-by", t.ShardBy, t.ShardBy != "")
+	arg("durability", t.Durability, t.Durability != "")
+	arg("drop-tokens", true, t.NoTokens)
+	arg("torn", t.Torn, t.Torn != 0)
+	arg("quiet", t.Quiet, t.Quiet != 0)
+	arg("busy", t.Busy, t.Busy != 0)
+	arg("op-timeout", t.OpTimeout, t.OpTimeout != opTimeout)
+	arg("recovery", t.Recovery, t.Recovery != recovery)
+	arg("seed", t.Seed, true)
+	arg("sim", true, t.Sim)
+	return out
 }

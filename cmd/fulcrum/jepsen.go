@@ -245,7 +245,7 @@ func jepsenLevels(mode, write, read string) (m consistency.Mode, w, r consistenc
 func (a *app) jepsenTest(cmd *cobra.Command, t jepsen.Test, f jepsenFlags) error {
 	ctx := cmd.Context()
 	defer a.interruptible(ctx)()
-	out, err := jepsen.Execute(ctx, t, jepsen.Where{Store: f.store, Endpoints: a.endpoints, Netns: f.netns, Keep: f.keep, Version: version, Tell: a.jepsenProgress()})
+	out, err := jepsen.Execute(ctx, t, jepsen.Where{Store: f.store, Endpoints: a.endpoints, Netns: f.netns, Keep: f.keep, Version: version, Commit: commit, Tell: a.jepsenProgress()})
 	if out == nil {
 		return jepsenError(cmd, err)
 	}
@@ -402,7 +402,7 @@ suite was interrupted.`,
 			if real {
 				cases = jepsen.OnProcesses(cases)
 			}
-			sum, err := jepsen.RunSuite(ctx, cases, jepsen.SuiteOptions{Workers: workers, Store: f.store, Version: version,
+			sum, err := jepsen.RunSuite(ctx, cases, jepsen.SuiteOptions{Workers: workers, Store: f.store, Version: version, Commit: commit,
 				Tell: func(done, total int, r jepsen.CaseResult) {
 					bar(min(done, total-1), total, fmt.Sprintf("%d/%d %s", done, total, r.Name))
 					if r.Err != "" && isTerminal(a.err) { // the result says it too, but much later

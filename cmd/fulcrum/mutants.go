@@ -14,7 +14,7 @@ import (
 
 // jepsenMutants exists only in builds that can be broken (-tags mutants).
 func (a *app) jepsenMutants() *cobra.Command {
-	source := "."
+	source, seed := ".", uint64(1)
 	c := &cobra.Command{
 		Use: "mutants [NAME...]", Short: "Run every mutant of this build against what must kill it",
 		RunE: func(cmd *cobra.Command, names []string) error {
@@ -32,7 +32,7 @@ func (a *app) jepsenMutants() *cobra.Command {
 				return err
 			}
 			alive := 0
-			kills, err := jepsen.Hunt(cmd.Context(), all, self, source, func(k jepsen.Kill) {
+			kills, err := jepsen.Hunt(cmd.Context(), all, seed, self, source, func(k jepsen.Kill) {
 				if k.By == "" {
 					alive++
 					k.By = "SURVIVED"
@@ -52,6 +52,7 @@ func (a *app) jepsenMutants() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&source, "source", source, "folder of the module, for the Go tests that kill what no run sees")
+	c.Flags().Uint64Var(&seed, "seed", seed, "the first seed that is tried; each of some more follows while a mutant lives")
 	return c
 }
 
