@@ -56,7 +56,10 @@ func testOf(m mutant.Mutant, seed uint64) (Test, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return t, fmt.Errorf("mutant %s: %w", m.Name, err)
 	}
-	if t.Mode == consistency.LeaderFollower {
+	switch {
+	case m.Busy > 0:
+		t.Busy = m.Busy
+	case t.Mode == consistency.LeaderFollower:
 		t.Busy = mutantFence
 	}
 	return t, t.Fill()

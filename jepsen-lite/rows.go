@@ -38,11 +38,17 @@ func together() []string {
 func strongest() []row {
 	lin := level(consistency.Linearizable)
 	all := append(everyNemesis(), together()...)
+	dense := []string{"jitter,partition-leader", "jitter,kill-minority", "delay,transfer"}
 	return []row{
 		{workload: "register", mode: consistency.Raft, write: level(consistency.QuorumOf), read: lin, nemeses: all},
 		{workload: "register", mode: consistency.Quorum, write: lin, read: lin, nemeses: all},
 		{workload: "register", mode: consistency.LeaderFollower, write: level(consistency.QuorumOf), read: lin, nemeses: all},
 		{workload: "switch", mode: consistency.Raft, write: lin, read: lin, nemeses: []string{"switch", "switch,partition-halves", "switch,kill-one", "switch-behind"}},
+
+		{workload: "register", mode: consistency.Raft, write: level(consistency.QuorumOf), read: lin, nemeses: dense, dense: true},
+		{workload: "register", mode: consistency.Quorum, write: lin, read: lin, nemeses: dense, dense: true},
+		{workload: "register", mode: consistency.LeaderFollower, write: level(consistency.QuorumOf), read: lin, nemeses: dense, dense: true},
+		{workload: "switch", mode: consistency.Raft, write: lin, read: lin, nemeses: []string{"switch-behind,jitter", "switch,kill-all", "switch,partition-leader,jitter"}, dense: true},
 	}
 }
 

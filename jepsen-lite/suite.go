@@ -28,10 +28,14 @@ type Case struct {
 
 // Name tells cases apart.
 func (c Case) Name() string {
-	if c.Shows != "" {
-		return c.Test.Name() + "_shows-" + c.Shows
+	name := c.Test.Name()
+	if c.Test.Rate == denseRate {
+		name += "_dense"
 	}
-	return c.Test.Name()
+	if c.Shows != "" {
+		name += "_shows-" + c.Shows
+	}
+	return name
 }
 
 // Judge says whether the case came out as it must, and why not.
@@ -81,6 +85,7 @@ type row struct {
 	nemeses     []string
 	shows       string
 	noTokens    bool
+	dense       bool // many clients, short faults: for what needs requests that meet
 }
 
 // Suite lists the tests: for every mode the workloads at the levels that it offers,
@@ -93,6 +98,12 @@ func Suite(quick bool, per time.Duration, seed uint64) []Case {
 		for _, n := range r.nemeses {
 			t := Test{Workload: r.workload, Mode: r.mode, Write: r.write, Read: r.read, Nemeses: strings.Split(n, ","), Time: per, Sim: true,
 				Rate: simRate, Seed: seed + uint64(len(out))*1000, NoTokens: r.noTokens, Torn: 50}
+			if r.dense {
+				t.Rate, t.Concurrency, t.Time, t.Quiet, t.Busy = denseRate, denseClients, per/5, time.Second, denseBusy
+				if r.mode == consistency.LeaderFollower {
+					t.Busy = denseFence
+				}
+			}
 			out = append(out, Case{Test: t, Shows: r.shows})
 		}
 	}
@@ -102,6 +113,14 @@ func Suite(quick bool, per time.Duration, seed uint64) []Case {
 // simRate is operations a second in the suite: few, as most of a fault's life is
 // waiting, and they come in bursts (see pace).
 const simRate = 5
+
+// A dense test, which is a fifth as long.
+const (
+	denseRate    = 60
+	denseClients = 20
+	denseBusy    = 2 * time.Second
+	denseFence   = 10 * time.Second // longer than a leader-follower lease and what follows it
+)
 
 // QuickTime is the virtual time of each test of the quick suite.
 const QuickTime = 10 * time.Minute

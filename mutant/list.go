@@ -1,5 +1,7 @@
 package mutant
 
+import "time"
+
 // List returns every mutant there is.
 func List() []Mutant {
 	var all []Mutant
@@ -66,7 +68,7 @@ func quorum() []Mutant {
 			Mode: "quorum", Write: "linearizable", Read: "linearizable", Workload: "register", Nemesis: "none",
 			Test: "replication/quorum TestGroup"},
 		{Name: "tombstones-early", Breaks: "tombstones are purged before their grace time, and though a replica may lack them",
-			Mode: "quorum", Write: "quorum", Read: "quorum", Workload: "delete", Nemesis: "partition-one",
+			Mode: "quorum", Write: "quorum", Read: "quorum", Workload: "delete", Nemesis: "partition-one", Busy: 5 * time.Second,
 			Test: "replication/quorum TestTombstonesGoOnceEveryReplicaHasThem"},
 	}
 }

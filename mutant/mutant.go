@@ -8,6 +8,8 @@
 // kill it.
 package mutant
 
+import "time"
+
 // Mutant is one way in which the program can be broken, and what should notice.
 type Mutant struct {
 	Name    string
@@ -17,8 +19,7 @@ type Mutant struct {
 	// The run that should find it: a keyspace of Mode, with writes and reads at the
 	// levels Write and Read, under Workload, while Nemesis (some, with commas between
 	// them) is at work. All are empty where no run can see it, or none does in a few
-	// minutes; a comment in List says why. Nodes, Replicas and Shards are 0 where the
-	// run's own defaults do.
+	// minutes; a comment in List says why. What is 0 has the run's own default.
 	Mode        string
 	Write, Read string
 	Workload    string
@@ -26,6 +27,7 @@ type Mutant struct {
 	Nodes       int
 	Replicas    int
 	Shards      int
+	Busy        time.Duration // how long faults last on average
 
 	// Test is a Go test that fails with it, as "package TestName". It is the proof where
 	// there is no run, or the run had no luck.

@@ -190,11 +190,14 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 // answer is "definitely not done, ask elsewhere", until the deadline.
 func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []fulcrum.Write) ([]fulcrum.Result, error) {
 	var out replication.WriteReply
-	late, again := false, false
+	asked, late, again := ws, false, false
 	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
 		req := replication.WriteRequest{Writes: ws, Atomic: op.call.Atomic, Level: level}
 		rep, err := op.n.sendWrite(ctx, at, ref.Shard, req)
 		if err == nil {
+			if late {
+				merged(asked, ws, rep.Results)
+			}
 			out = rep
 			op.note(ref, level, rep.Outcome, rep.Results)
 			return nil
@@ -224,11 +227,6 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 		e := *fulcrum.AsError(err)
 		e.Code, e.Maybe = fulcrum.CodeUnknown, true
 		return nil, &e
-	}
-	if late {
-		for i := range out.Results { // a merge that lost to something newer took effect just before it
-			out.Results[i].Applied = true
-		}
 	}
 	return out.Results, err
 }
@@ -260,6 +258,20 @@ func mergesOf(ws []fulcrum.Write, stamped []fulcrum.Result) []fulcrum.Write {
 		}
 	}
 	return out
+}
+
+// merged makes the results of merges those of the writes that were asked for. One that
+// lost to something newer took effect just before it, with the version that it had: who
+// asked must not be told the newer one's, or a compare-and-set at that version would
+// overwrite what was never seen.
+func merged(asked, merges []fulcrum.Write, results []fulcrum.Result) {
+	for i, m := range merges {
+		if m.Op != fulcrum.OpMerge || asked[i].Op == fulcrum.OpMerge || results[i].Err != nil {
+			continue
+		}
+		results[i].Applied = true
+		results[i].Entry = fulcrum.Entry{Key: m.Key, Value: m.Value, Version: m.At, Tombstone: m.Tombstone, ExpireAt: m.ExpireAt}
+	}
 }
 
 // hintAny keeps blind writes at the level "any" on this node's disk when no replica
