@@ -100,7 +100,7 @@ func (w *World) Start(ctx context.Context, nodes ...fulcrum.NodeID) error {
 		var launched []fulcrum.NodeID
 		for _, name := range nodes {
 			w.waitForgotten(ctx, name)
-			if err := w.cluster.Launch(name); err != nil {
+			if err := w.launch(ctx, name); err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -183,6 +183,27 @@ func tail(path string) string {
 	}
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return strings.Join(lines[max(0, len(lines)-5):], "\n")
+}
+
+// portTime is what a port of a node that has just ended gets to be free again.
+const portTime = 5 * time.Second
+
+// launch starts a node's process. That its ports are still held, by its last life or by
+// somebody who looks for free ones just then, passes.
+func (w *World) launch(ctx context.Context, name fulcrum.NodeID) error {
+	ctx, cancel := context.WithTimeout(ctx, portTime)
+	defer cancel()
+	for {
+		err := w.cluster.Launch(name)
+		if !errors.Is(err, fulcrum.ErrExists) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // Pause stops processes where they stand (SIGSTOP) and returns when the kernel says

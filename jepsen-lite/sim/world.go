@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"fulcrum"
 	"fulcrum/jepsen-lite/nemesis"
@@ -188,6 +189,9 @@ func (w *World) Mode(_ context.Context, keyspace string) (now, target string, er
 	return now, target, err
 }
 
+// askTime bounds what one node is asked.
+const askTime = 2 * time.Second
+
 // Switch asks one node after another to begin a switch, until one does.
 func (w *World) Switch(ctx context.Context, keyspace, mode string) error {
 	var errs []error
@@ -197,14 +201,16 @@ func (w *World) Switch(ctx context.Context, keyspace, mode string) error {
 		if n == nil {
 			continue
 		}
-		_, err := n.AlterKeyspace(ctx, keyspace, fulcrum.KeyspacePatch{Mode: &mode})
-		if err == nil {
+		ask, cancel := context.WithTimeout(ctx, askTime) // who is cut off must not use up the others' time
+		_, err := n.AlterKeyspace(ask, keyspace, fulcrum.KeyspacePatch{Mode: &mode})
+		cancel()
+		if _, target, modeErr := w.Mode(ctx, keyspace); err == nil || modeErr == nil && target == mode {
 			w.count("switch", 1)
 			return nil
 		}
 		errs = append(errs, err)
-		if e := fulcrum.AsError(err); e.Code != fulcrum.CodeUnavailable || ctx.Err() != nil {
-			break // elsewhere it would be no different, or is under way
+		if errors.Is(err, fulcrum.ErrConflict) || errors.Is(err, fulcrum.ErrInvalid) || errors.Is(err, fulcrum.ErrNotFound) || ctx.Err() != nil {
+			break // another node says the same
 		}
 	}
 	return errors.Join(errs...)
