@@ -2,6 +2,7 @@ package jepsen
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -55,26 +56,22 @@ const (
 )
 
 // pace waits so long that all clients together keep the run's rate: 0.5 to 1.5 of the
-// mean, so that they are never in step.
+// mean, so that they are never in step, but no longer than until the next burst.
 func (c *client) pace(ctx context.Context) {
-	rate := c.r.t.Rate
+	rate, most := c.r.t.Rate, time.Duration(math.MaxInt64)
 	if rate == 0 {
 		return
 	}
 	if c.r.t.Sim {
-		rest := float64(burstEvery-burstFor) / float64(burstEvery)
-		quiet := (1 - burstRate*(1-rest)) / rest // so that the mean is the rate
+		burst := float64(burstFor) / float64(burstEvery)
 		if at := c.r.since() % burstEvery; at < burstFor {
 			rate *= burstRate
 		} else {
-			rate *= quiet
-			mean := float64(c.r.t.Concurrency) / rate * float64(time.Second)
-			pause(ctx, min(time.Duration(mean*(0.5+c.rand.Float64())), burstEvery-at)) // no longer than until the next burst
-			return
+			rate, most = rate*(1-burstRate*burst)/(1-burst), burstEvery-at // so that the mean is the rate
 		}
 	}
 	mean := float64(c.r.t.Concurrency) / rate * float64(time.Second)
-	pause(ctx, time.Duration(mean*(0.5+c.rand.Float64())))
+	pause(ctx, min(time.Duration(mean*(0.5+c.rand.Float64())), most))
 }
 
 // do makes one operation and says what came of it.
