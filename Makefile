@@ -61,7 +61,7 @@ soak: build ## whole nodes under the race detector, then simulated and real suit
 	CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -count=1 -timeout 20m ./jepsen-lite/sim
 	@end=$$(( $$(date +%s) + $$(echo $(SOAKTIME) | sed 's/h/*3600/;s/m/*60/;s/s//') )); n=0; \
 	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); seed=$$(date +%s); echo "round $$n, seed $$seed"; \
-		bin/fulcrum jepsen suite --time 10m --seed $$seed -o table | tail -1 || exit 1; \
+		bin/fulcrum jepsen suite --time 10m --seed $$seed -o table || exit 1; \
 		bin/fulcrum jepsen run --workload durability --nemesis kill-all --quiet 2s --busy 1s --time 5m --rate 200 --seed $$seed -o table || exit 1; \
 		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... ./jepsen-lite/sim || exit 1; done; echo "$$n rounds passed"
 
