@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -60,8 +61,13 @@ func Execute(ctx context.Context, t Test, w Where) (*Outcome, error) {
 		return w.onProcesses(ctx, t)
 	}
 	r := record{test: t, began: time.Now(), version: w.Version, commit: w.Commit, again: t.Command()}
-	var err error
-	r.history, r.plan, err = Simulate(ctx, t, SimOptions{Tell: w.Tell})
+	log, err := os.CreateTemp("", "fulcrum-jepsen-*.log")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = errors.Join(log.Close(), os.Remove(log.Name())) }() // the report has a copy
+	r.logs = map[string]string{"all": log.Name()}
+	r.history, r.plan, err = Simulate(ctx, t, SimOptions{Tell: w.Tell, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	return r.outcome(ctx, w.Store, err)
 }
 
