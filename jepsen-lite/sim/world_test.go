@@ -99,7 +99,7 @@ func eventuallyPut(t *testing.T, c *sim.Cluster, node fulcrum.NodeID, keyspace s
 func TestAPausedNodeGivesNoAnswer(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *sim.World) {
 		create(t, w.Cluster, "cp", consistency.Raft)
-		leader := w.Leader(t.Context(), "cp")
+		leader := leader(t, w.Cluster) // a keyspace serves before every node has heard who leads
 		must(t, put(w.Cluster, leader, at("cp", consistency.QuorumOf), "k", "before"), w.Pause(t.Context(), leader))
 		answered := make(chan error, 1)
 		began := time.Now()
