@@ -31,9 +31,10 @@ check: ## format, go vet, staticcheck, go mod tidy
 	$(GO) tool -modfile=tools/go.mod staticcheck -tags $(TAGS) $(PKGS)
 
 RACE := . ./consistency ./partition ./replication/... ./node/api/... ./node/fault ./node/netfault ./node/transport ./node/storage ./node/membership
-race: ## tests under the race detector (needs a C compiler)
+race: ## tests under the race detector, and some whole nodes (needs a C compiler)
 	@if command -v $${CC:-cc} >/dev/null 2>&1; then \
-		echo "$(GO) test -race $(RACE)"; CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m $(RACE); \
+		echo "$(GO) test -race $(RACE)"; CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m $(RACE) && \
+		CGO_ENABLED=1 $(GO) test -race -tags $(TAGS) -timeout 10m -run 'TestACase|TestASeed|TestASim' ./jepsen-lite; \
 	else echo "race: skipped, there is no C compiler (install gcc)"; fi
 
 bench: ## Go benchmarks, compared by benchstat with the last run's if there is one (bench.old)

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -52,13 +53,14 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 // operation is one request under way; parts of it may run on several shards at
 // once, and mu guards what they leave in the receipt.
 type operation struct {
-	n       *Node
-	call    api.Call
-	access  consistency.Access
-	began   time.Time
-	session consistency.Marks
+	n      *Node
+	call   api.Call
+	access consistency.Access
+	began  time.Time
+	token  consistency.Marks // what the request's session token says; never changes
 
 	mu      sync.Mutex
+	session consistency.Marks // token, and what this request has seen; guarded by mu, as what follows
 	receipt consistency.Receipt
 	parts   int
 }
@@ -83,9 +85,10 @@ func (op *operation) keyspace() (*catalog.State, *catalog.Keyspace, error) {
 	}
 	if op.call.Session != "" {
 		var err error
-		if op.session, err = consistency.OpenToken(op.n.tokenKey(), op.call.Session); err != nil {
+		if op.token, err = consistency.OpenToken(op.n.tokenKey(), op.call.Session); err != nil {
 			return nil, nil, err
 		}
+		op.session = maps.Clone(op.token)
 	}
 	return st, ks, nil
 }
@@ -364,7 +367,7 @@ func (op *operation) floor(sh *catalog.Shard) replication.Position {
 	if mutant.On("token-ignored") {
 		return replication.Position{} // mutant: any answer will do
 	}
-	if m, ok := op.session[sh.Group]; ok && m.Epoch == sh.Epoch {
+	if m, ok := op.token[sh.Group]; ok && m.Epoch == sh.Epoch {
 		return replication.Position{Term: m.Term, Index: m.Index}
 	}
 	return replication.Position{}
@@ -383,7 +386,7 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 			return catalog.NoKeyspace(op.call.Keyspace, op.n.machine.State())
 		}
 		fenced := ref.Shard.Phase != catalog.Active && !mutant.On("switch-no-fence") // mutant: does not wait for the next epoch
-		if m, ok := op.session[g]; ok && m.Epoch > ref.Shard.Epoch {
+		if m, ok := op.token[g]; ok && m.Epoch > ref.Shard.Epoch {
 			fenced = true // the token has seen an epoch that this node has not
 		}
 		if !fenced {
