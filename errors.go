@@ -26,6 +26,7 @@ const (
 	CodeEpoch       Code = "epoch"       // the sender's table is old (or ahead); look again and retry
 	CodeNotLeader   Code = "not-leader"  // ask Hint's node instead; not done
 	CodeFaults      Code = "faults-off"  // the node was started without --allow-faults
+	CodeCompacted   Code = "compacted"   // the changes asked for are no longer kept: read anew, and watch from there
 	CodeDisk        Code = "disk"        // the disk failed or is full
 	CodeInternal    Code = "internal"    // a bug
 )
@@ -58,6 +59,7 @@ var (
 	ErrEpoch       = &Error{Code: CodeEpoch}
 	ErrNotLeader   = &Error{Code: CodeNotLeader}
 	ErrFaultsOff   = &Error{Code: CodeFaults}
+	ErrCompacted   = &Error{Code: CodeCompacted}
 	ErrDisk        = &Error{Code: CodeDisk}
 )
 

@@ -25,6 +25,7 @@ const (
 	OpAppend      // Value goes behind what stands there
 	OpSetRange    // Value overwrites from Offset on
 	OpExpire      // sets ExpireAt (0 removes it) on a live key
+	OpGet         // changes nothing and is never Applied: a read inside a transaction
 	opEnd
 )
 
@@ -102,7 +103,7 @@ func Evaluate(w Write, old Entry, stamp Version, maxValue int) (Result, error) {
 		res.Entry = Entry{Key: w.Key, Value: w.Value, Version: w.At, Tombstone: w.Tombstone, ExpireAt: w.ExpireAt}
 		return res, nil
 	}
-	if !w.holds(old, live) {
+	if w.Op == OpGet || !w.holds(old, live) {
 		return res, nil
 	}
 	e := Entry{Key: w.Key, Version: stamp, ExpireAt: w.ExpireAt}

@@ -69,6 +69,30 @@ type Group interface {
 	HandOver(ctx context.Context) error
 }
 
+// Watcher is a Group that can tell its changes in the order in which they were made.
+type Watcher interface {
+	// Changes returns what changed behind after, in order, whole log entries at a time
+	// and at most about limit bytes; with nothing to tell it waits for something until
+	// ctx ends, and then returns no events. The zero Mark means: behind everything that
+	// was acknowledged before the call. Changes that are no longer kept are
+	// CodeCompacted. Every replica can answer; one that is behind waits.
+	Changes(ctx context.Context, req ChangesRequest) (ChangesReply, error)
+}
+
+// ChangesRequest asks for changes to keys with Start <= key < End (nil: no end).
+type ChangesRequest struct {
+	After      consistency.Mark
+	Since      fulcrum.Version // if not zero, in the place of After: changes newer than it
+	Start, End []byte
+	Limit      int
+}
+
+// ChangesReply holds changes in order; Next is the After that misses nothing.
+type ChangesReply struct {
+	Events []fulcrum.Event
+	Next   consistency.Mark
+}
+
 // Position is a place in a group's history: of a log (Term, Index), or in quorum
 // mode of time (Index is the Time of a fulcrum.Version).
 type Position struct {
@@ -79,10 +103,17 @@ type Position struct {
 // applied or none is, and one whose condition fails stops all; only a mode that
 // orders writes takes Atomic requests of more than one write, and writes that are
 // not Blind (others answer CodeMode).
+//
+// If and Else make it a transaction: where a condition in If does not hold, Else runs
+// in the place of Writes. ID makes a request that comes again take effect once: it is
+// answered with the first one's results. A mode that cannot give either answers CodeMode.
 type WriteRequest struct {
 	Writes []fulcrum.Write
 	Atomic bool
 	Level  consistency.Level
+	If     []fulcrum.Compare
+	Else   []fulcrum.Write
+	ID     fulcrum.RequestID
 }
 
 // ReadRequest asks for keys of one shard. Min is the floor that the session token
@@ -93,9 +124,11 @@ type ReadRequest struct {
 	Min   Position
 }
 
-// WriteReply is what a Write left behind. Results has one element a write.
+// WriteReply is what a Write left behind. Results has one element a write of the
+// branch that ran.
 type WriteReply struct {
 	Results []fulcrum.Result
+	Else    bool // a condition did not hold: Else ran
 	Outcome Outcome
 }
 

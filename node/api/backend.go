@@ -17,6 +17,9 @@ type Call struct {
 	Level    consistency.Level
 	Session  consistency.Token
 	Atomic   bool // writes: all or none; only within one shard, in a mode that can
+	// ID makes a write or a transaction that comes again take effect once; only a mode
+	// that keeps ids takes it (others answer CodeMode).
+	ID fulcrum.RequestID
 }
 
 // Backend is a node as its edges see it. Errors are *fulcrum.Error. Methods may be
@@ -28,6 +31,13 @@ type Backend interface {
 	Write(ctx context.Context, c Call, ws []fulcrum.Write) ([]fulcrum.Result, consistency.Receipt, error)
 	// Read returns one entry a key; test each with Entry.Live(Now()).
 	Read(ctx context.Context, c Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error)
+	// Txn runs t as one step of one shard.
+	Txn(ctx context.Context, c Call, t Txn) (TxnReply, consistency.Receipt, error)
+	// Watch calls emit with the changes to a range of keys, in order, until ctx ends
+	// (nil), emit fails, or the stream must end: CodeCompacted when changes behind
+	// req.After are no longer kept, or emit was too slow for them to be. The first
+	// batch comes at once, and is empty unless there is something behind req.After.
+	Watch(ctx context.Context, c Call, req Watch, emit func(WatchBatch) error) error
 	// Scan returns live entries in key order over all shards.
 	Scan(ctx context.Context, c Call, req Scan) (Page, consistency.Receipt, error)
 	// Count returns about how many keys a keyspace holds (DBSIZE).
@@ -65,6 +75,38 @@ type Scan struct {
 	Prefix, Start, End, After []byte
 	Limit                     int
 	KeysOnly                  bool
+}
+
+// Txn is a transaction on one shard (as etcd's): if every condition in If holds the
+// writes of Then run in order, each seeing those before it, else those of Else. A
+// write may be an OpGet. When Atomic, one that fails or whose own condition does not
+// hold undoes all (HTTP); otherwise the others stand (EXEC of Redis).
+type Txn struct {
+	If         []fulcrum.Compare
+	Then, Else []fulcrum.Write
+	Atomic     bool
+}
+
+// TxnReply has one result for each write of the branch that ran.
+type TxnReply struct {
+	Succeeded bool // Then ran
+	Results   []fulcrum.Result
+}
+
+// Watch asks for the changes to keys with Start <= key < End (nil: no end) that begin
+// with Prefix, behind After: the Next of a batch, or a version in its text form, or
+// empty: from now on.
+type Watch struct {
+	Prefix, Start, End []byte
+	After              string
+}
+
+// WatchBatch is what happened next. All changes of one request are in one batch. A
+// watch that goes on behind Next misses nothing and repeats nothing; an empty batch is
+// a sign of life, and says that nothing happened up to Next.
+type WatchBatch struct {
+	Events []fulcrum.Event
+	Next   string
 }
 
 // Page is one answer to a Scan. Next, if not nil, is the After of the next page.

@@ -368,3 +368,11 @@ func (instant) Write(_ context.Context, _ api.Call, ws []fulcrum.Write) ([]fulcr
 func (instant) Read(_ context.Context, _ api.Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error) {
 	return make([]fulcrum.Entry, len(keys)), consistency.Receipt{Keyspace: "default"}, nil
 }
+
+func (f *fake) Txn(context.Context, api.Call, api.Txn) (api.TxnReply, consistency.Receipt, error) {
+	return api.TxnReply{}, consistency.Receipt{}, fulcrum.Errorf(fulcrum.CodeMode, "transactions are not offered yet")
+}
+
+func (f *fake) Watch(context.Context, api.Call, api.Watch, func(api.WatchBatch) error) error {
+	return fulcrum.Errorf(fulcrum.CodeMode, "watches are not offered yet")
+}

@@ -378,3 +378,13 @@ func (b *Backend) health(check string) []fulcrum.Health {
 
 // Limits implements api.Backend: values of up to 1 KiB.
 func (b *Backend) Limits() api.Limits { return api.Limits{MaxValue: 1 << 10} }
+
+// Txn implements api.Backend.
+func (b *Backend) Txn(context.Context, api.Call, api.Txn) (api.TxnReply, consistency.Receipt, error) {
+	return api.TxnReply{}, consistency.Receipt{}, fulcrum.Errorf(fulcrum.CodeMode, "transactions are not offered yet")
+}
+
+// Watch implements api.Backend.
+func (b *Backend) Watch(context.Context, api.Call, api.Watch, func(api.WatchBatch) error) error {
+	return fulcrum.Errorf(fulcrum.CodeMode, "watches are not offered yet")
+}
