@@ -26,6 +26,10 @@ type Log interface {
 	// Append stores records durably under from, from+1 ...; it returns after the
 	// sync (or before it where the keyspace chose so). From must be Last()+1.
 	Append(from uint64, records [][]byte) error
+	// Begin is Append that returns before the sync: the records can be read at once, and
+	// wait, which must be called once, returns when they are durable. What is appended or
+	// cut later is durable no sooner than they are.
+	Begin(from uint64, records [][]byte) (wait func() error, err error)
 	// Get returns the record at index, or ErrNoRecord.
 	Get(index uint64) ([]byte, error)
 	// Range calls f for the records lo..hi in order; f must not keep record.

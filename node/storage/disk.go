@@ -57,12 +57,19 @@ func (d *disk) fault() error {
 	if d.inject == nil {
 		return nil
 	}
-	f := d.inject()
-	if f.Stall > 0 {
+	d.stall()
+	return d.inject().refuse()
+}
+
+// stall waits as long as a sync is made to take. The caller holds no mutex.
+func (d *disk) stall() {
+	if d.inject == nil {
+		return
+	}
+	if f := d.inject(); f.Stall > 0 {
 		f.acted()
 		time.Sleep(f.Stall)
 	}
-	return f.refuse()
 }
 
 // refuse is the error of a write that is not even begun, which it counts.

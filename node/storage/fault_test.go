@@ -140,6 +140,7 @@ func TestStalledSyncIsABadDiskAndHoldsUpNobodyElse(t *testing.T) {
 		var f fault
 		o := options(dir, vfs.NewMem())
 		o.Disk = f.get
+		o.CommitEvery = 50 * time.Millisecond // the engine has nothing to do while the disk stalls
 		s, err := Open(o)
 		must(t, err)
 		ctx, cancel := context.WithCancel(t.Context())

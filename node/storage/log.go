@@ -135,58 +135,88 @@ func (l *groupLog) Append(from uint64, records [][]byte) error {
 		return nil
 	}
 	return l.change(func(_, last uint64) error {
-		if from != last+1 {
-			return fulcrum.Errorf(fulcrum.CodeInternal, "append to the log of group %d epoch %d at %d: its last index is %d",
-				l.key.group, l.key.epoch, from, last)
+		wait, err := l.extend(last, from, records)
+		if err == nil {
+			err = wait()
 		}
-		size := 64
-		for _, r := range records {
-			size += len(r) + 48
+		if err == nil {
+			l.set(func() { l.last = last + uint64(len(records)) })
 		}
-		b := l.s.db.NewBatchWithSize(size)
-		defer l.s.done(b)
-		key := l.key.record(from)
-		for i, r := range records {
-			binary.BigEndian.PutUint64(key[len(key)-8:], from+uint64(i))
-			op := b.SetDeferred(len(key), sumSize+len(r))
-			copy(op.Key, key)
-			seal(op.Value, key, r)
-			if err := op.Finish(); err != nil {
-				return err
-			}
-		}
-		if err := l.append(b); err != nil {
-			return err
-		}
-		l.set(func() { l.last = last + uint64(len(records)) })
-		return nil
+		return err
 	})
 }
 
-// append commits b as durably as this log is set to.
-func (l *groupLog) append(b *pebble.Batch) error {
+// Begin stores records, to be synced; see replication.Log. Pebble syncs its log from
+// the front, so no later change of the log is durable before them.
+func (l *groupLog) Begin(from uint64, records [][]byte) (wait func() error, err error) {
+	if len(records) == 0 {
+		return func() error { return nil }, nil
+	}
+	err = l.change(func(_, last uint64) error {
+		if wait, err = l.extend(last, from, records); err == nil {
+			l.set(func() { l.last = last + uint64(len(records)) })
+		}
+		return err
+	})
+	return wait, err
+}
+
+// extend writes records behind last. The caller alone may change the log.
+func (l *groupLog) extend(last, from uint64, records [][]byte) (wait func() error, err error) {
+	if from != last+1 {
+		return nil, fulcrum.Errorf(fulcrum.CodeInternal, "append to the log of group %d epoch %d at %d: its last index is %d",
+			l.key.group, l.key.epoch, from, last)
+	}
+	b := l.batch(from, records)
+	if wait, err = l.append(b); err != nil {
+		l.s.done(b)
+	}
+	return wait, err
+}
+
+// batch holds records, each under its own key.
+func (l *groupLog) batch(from uint64, records [][]byte) *pebble.Batch {
+	size := 64
+	for _, r := range records {
+		size += len(r) + 48
+	}
+	b := l.s.db.NewBatchWithSize(size)
+	key := l.key.record(from)
+	for i, r := range records {
+		binary.BigEndian.PutUint64(key[len(key)-8:], from+uint64(i))
+		op := b.SetDeferred(len(key), sumSize+len(r))
+		copy(op.Key, key)
+		seal(op.Value, key, r)
+		_ = op.Finish() // only a batch with an index can fail
+	}
+	return b
+}
+
+// append writes b and returns how to wait until it is as durable as this log is set
+// to; wait gives b back.
+func (l *groupLog) append(b *pebble.Batch) (wait func() error, err error) {
 	l.mu.Lock()
 	d := l.durability
 	l.mu.Unlock()
 	if d == Fsync && mutant.On("no-fsync") && l.key.group != fulcrum.CatalogGroup {
 		d = Memory // mutant: says that it is on disk, and has not synced it
 	}
-	if d == Fsync {
-		return l.s.commit(b, true)
-	}
-	// A full disk refuses these too; a stalled sync does not hold them up.
+	// A full disk refuses every append; a stalled sync holds up only those that sync.
 	if l.s.disk.inject != nil {
 		if err := l.s.disk.inject().refuse(); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	if d == Fsync {
+		return l.s.begin(b)
+	}
 	if err := l.s.commit(b, false); err != nil {
-		return err
+		return nil, err
 	}
 	if d == Interval && !l.s.lazy.Swap(true) {
 		notify(l.s.lazyC)
 	}
-	return nil
+	return func() error { l.s.done(b); return nil }, nil
 }
 
 // Get returns a copy of the record at index, or replication.ErrNoRecord.

@@ -62,7 +62,7 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 
 // commit writes a batch to the log and, when sync is set, waits until it is on
 // disk; batches that wait at the same time share a sync. An error without Maybe
-// means that nothing was written.
+// means that nothing was written. The caller gives the batch back.
 func (s *Store) commit(b *pebble.Batch, sync bool) error {
 	if !sync {
 		return s.write(b, pebble.NoSync)
@@ -76,6 +76,28 @@ func (s *Store) commit(b *pebble.Batch, sync bool) error {
 	if err := s.write(b, pebble.Sync); err != nil {
 		return err
 	}
+	return s.awaitSync(b, start)
+}
+
+// begin writes a batch to the log. The wait that it returns, once the batch is on
+// disk, gives the batch back.
+func (s *Store) begin(b *pebble.Batch) (wait func() error, err error) {
+	start := time.Now()
+	id := s.disk.begin()
+	if err := s.write(b, pebble.Sync); err != nil {
+		s.disk.end(id)
+		return nil, err
+	}
+	return func() error {
+		defer s.disk.end(id)
+		defer s.done(b)
+		s.disk.stall()
+		return s.awaitSync(b, start)
+	}, nil
+}
+
+// awaitSync returns when a batch that was written is on disk.
+func (s *Store) awaitSync(b *pebble.Batch, start time.Time) error {
 	if err := errors.Join(b.SyncWait(), s.disk.failure()); err != nil {
 		return s.lost(err)
 	}

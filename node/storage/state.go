@@ -202,7 +202,9 @@ func (st *state) Apply(index uint64, entries []fulcrum.Entry, extra map[string][
 	for _, e := range entries {
 		size += st.live.put(e)
 	}
-	st.s.overlayBytes.Add(size)
+	if st.s.overlayBytes.Add(size) > commitBytes {
+		notify(st.s.muchC)
+	}
 	st.fresh += len(entries)
 	st.applied = index
 	st.extra = with(st.extra, extra)

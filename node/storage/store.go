@@ -51,13 +51,18 @@ type Options struct {
 	Disk func() Disk
 
 	// CommitEvery is the pace of the engine's background commits while there is
-	// something to commit. Default 50 ms.
+	// something to commit; much that waits is committed sooner. Default 3 s.
 	CommitEvery time.Duration
 }
 
 // What a Store keeps in memory, and how long it may leave work undone.
+//
+// The engine's commits compete with the log's syncs for the disk, and one that holds
+// more writes touches each page once: seldom is cheaper. What is not committed yet is
+// in the log, so the pace only bounds memory, and what a restart replays.
 const (
-	defaultCommitEvery = 50 * time.Millisecond
+	defaultCommitEvery = 3 * time.Second
+	commitBytes        = 16 << 20               // applied and not yet committed, per node: commit at once
 	intervalSync       = 100 * time.Millisecond // durability "interval" loses at most this much
 	cutEvery           = time.Second            // pace of removing what logs cut off
 	overlayLimit       = 64 << 20               // bytes applied and not yet committed, per node
@@ -88,6 +93,7 @@ type Store struct {
 	cutC    chan struct{}
 	syncedC chan struct{}
 	dirtyC  chan struct{}
+	muchC   chan struct{} // more than commitBytes wait
 	commitC chan struct{} // holds one token: whoever has it may write to bolt
 
 	overlayBytes atomic.Int64
@@ -125,6 +131,7 @@ func Open(opts Options) (_ *Store, err error) {
 		cutC:    make(chan struct{}, 1),
 		syncedC: make(chan struct{}, 1),
 		dirtyC:  make(chan struct{}, 1),
+		muchC:   make(chan struct{}, 1),
 		commitC: make(chan struct{}, 1),
 		logs:    map[logKey]*groupLog{},
 		states:  map[stateKey]*state{},
@@ -167,10 +174,10 @@ func (s *Store) Identity() Identity { return s.id }
 // sync left behind is unknowable until the files are read again.
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.pace(ctx, s.dirtyC, s.opts.CommitEvery, s.commitQuietly) })
-	g.Go(func() error { return s.pace(ctx, s.lazyC, intervalSync, s.syncLazy) })
-	g.Go(func() error { return s.pace(ctx, s.cutC, cutEvery, s.cut) })
-	g.Go(func() error { return s.pace(ctx, s.syncedC, syncedEvery, s.syncSynced) })
+	g.Go(func() error { return s.pace(ctx, s.dirtyC, s.muchC, s.opts.CommitEvery, s.commitQuietly) })
+	g.Go(func() error { return s.pace(ctx, s.lazyC, nil, intervalSync, s.syncLazy) })
+	g.Go(func() error { return s.pace(ctx, s.cutC, nil, cutEvery, s.cut) })
+	g.Go(func() error { return s.pace(ctx, s.syncedC, nil, syncedEvery, s.syncSynced) })
 	g.Go(func() error {
 		select {
 		case <-s.disk.down:
@@ -182,9 +189,9 @@ func (s *Store) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// pace calls work some time after each signal; it sleeps without a timer while
-// there is none.
-func (s *Store) pace(ctx context.Context, signal <-chan struct{}, every time.Duration, work func(context.Context) error) error {
+// pace calls work some time after each signal, or when hurry comes before that; it
+// sleeps without a timer while there is none.
+func (s *Store) pace(ctx context.Context, signal, hurry <-chan struct{}, every time.Duration, work func(context.Context) error) error {
 	timer := time.NewTimer(every)
 	timer.Stop()
 	defer timer.Stop()
@@ -197,6 +204,7 @@ func (s *Store) pace(ctx context.Context, signal <-chan struct{}, every time.Dur
 		timer.Reset(every)
 		select {
 		case <-timer.C:
+		case <-hurry:
 		case <-ctx.Done():
 			return nil
 		}

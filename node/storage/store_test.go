@@ -209,9 +209,9 @@ func TestStoreInABubble(t *testing.T) {
 			must(t, st.Apply(i, []fulcrum.Entry{entry("k", "v", i)}, nil))
 			time.Sleep(10 * time.Millisecond)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(2 * defaultCommitEvery)
 		if st.Durable() != 50 {
-			t.Errorf("durable %d a second after the last apply, want 50", st.Durable())
+			t.Errorf("durable %d two paces after the last apply, want 50", st.Durable())
 		}
 		cancel()
 		must(t, <-ended)

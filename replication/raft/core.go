@@ -129,6 +129,10 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 	if err != nil {
 		return nil, &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "open", Node: env.Node, Detail: err.Error(), Err: err}
 	}
+	store.leading = func() bool {
+		in := c.instance.Load()
+		return in != nil && in.raft.State() == hraft.Leader
+	}
 	c.store = store
 	return c, nil
 }
@@ -247,6 +251,7 @@ func (c *core) stop(in *instance) {
 	if err := in.raft.Shutdown().Error(); err != nil {
 		c.env.Logger.Warn("raft shutdown", "error", err)
 	}
+	c.store.syncs.Wait()
 }
 
 // run lives until ctx ends (nil), or the disk fails.

@@ -159,6 +159,7 @@ type fsm struct{ core *core }
 func (f fsm) Apply(l *hraft.Log) any { return f.ApplyBatch([]*hraft.Log{l})[0] }
 
 func (f fsm) ApplyBatch(logs []*hraft.Log) []any {
+	f.core.store.awaitDurable(logs[len(logs)-1].Index)
 	if f.core.store.failed.Load() {
 		// Entries that could not be read may be missing here: apply nothing more.
 		return make([]any, len(logs))

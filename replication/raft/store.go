@@ -44,9 +44,13 @@ type store struct {
 	// the snapshot that was installed last. See SnapshotInstalled.
 	retain atomic.Bool
 
+	leading func() bool    // whether the library leads now; it is asked on its main loop
+	syncs   sync.WaitGroup // writes of follow
+
 	mu          sync.Mutex
-	first, last uint64 // the entries that there are; last < first: none
-	snapIndex   uint64 // the newest snapshot, where the log may begin anew
+	unsynced    unsynced // see durable.go
+	first, last uint64   // the entries that there are; last < first: none
+	snapIndex   uint64   // the newest snapshot, where the log may begin anew
 	cache       map[uint64]*hraft.Log
 	cacheFrom   uint64 // oldest index in cache
 	cacheSize   int
@@ -178,11 +182,32 @@ func (s *store) StoreLogs(logs []*hraft.Log) error {
 		records[i] = appendLog(make([]byte, 0, len(l.Data)+24), l)
 		size += len(records[i])
 	}
-	start := time.Now()
-	if err := s.log.Append(from, records); err != nil {
+	wait, err := s.put(logs, from, records)
+	if err != nil {
 		return s.broken(fmt.Sprintf("append log entry %d", from), err)
 	}
-	s.metric.Commit(time.Since(start))
+	if wait != nil {
+		s.follow(from, logs[len(logs)-1].Index, wait)
+	}
+	s.added(logs, size)
+	return nil
+}
+
+// put appends records; a wait that is not nil ends when they are durable.
+func (s *store) put(logs []*hraft.Log, from uint64, records [][]byte) (wait func() error, err error) {
+	if s.together(logs) {
+		return s.log.Begin(from, records)
+	}
+	start := time.Now()
+	if err = s.log.Append(from, records); err == nil {
+		s.metric.Commit(time.Since(start))
+	}
+	return nil, err
+}
+
+// added keeps what was appended in memory.
+func (s *store) added(logs []*hraft.Log, size int) {
+	from := logs[0].Index
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last < s.first {
@@ -197,7 +222,6 @@ func (s *store) StoreLogs(logs []*hraft.Log) error {
 		s.cacheSize += len(l.Data) + 64
 	}
 	s.shrink()
-	return nil
 }
 
 // shrink drops the oldest cached entries over the limit. The caller holds mu.

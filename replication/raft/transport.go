@@ -91,6 +91,7 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 	if len(req.Entries) > 0 {
 		limit *= 2
 	}
+	req.LeaderCommitIndex = min(req.LeaderCommitIndex, t.core.store.durableIndex())
 	msg := encodeAppend(req)
 	call := func() (*fulcrum.Reader, error) { return t.call(id, limit, msg) }
 	var r *fulcrum.Reader

@@ -24,6 +24,7 @@ type Log struct {
 	delay   time.Duration
 	err     error
 	appends int
+	waiting uint64 // begun and not yet durable: the last records, if they are still there
 }
 
 // NewLog returns an empty log without a base.
@@ -79,6 +80,37 @@ func (l *Log) sync(step func() error) error {
 }
 
 func (l *Log) last() uint64 { return l.base + uint64(len(l.records)) }
+
+// Begin implements replication.Log.
+func (l *Log) Begin(from uint64, records [][]byte) (wait func() error, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return nil, l.err
+	}
+	if from != l.last()+1 {
+		return nil, fmt.Errorf("append at %d to a log that ends at %d", from, l.last())
+	}
+	for _, r := range records {
+		l.records = append(l.records, bytes.Clone(r))
+	}
+	l.waiting += uint64(len(records))
+	return func() error {
+		return l.sync(func() error {
+			l.waiting -= min(l.waiting, uint64(len(records)))
+			l.appends++
+			return nil
+		})
+	}, nil
+}
+
+// Lose drops what Begin wrote and nobody has waited for: a crash.
+func (l *Log) Lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records = l.records[:len(l.records)-int(min(l.waiting, uint64(len(l.records))))]
+	l.waiting = 0
+}
 
 // Append implements replication.Log.
 func (l *Log) Append(from uint64, records [][]byte) error {
