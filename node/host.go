@@ -84,10 +84,6 @@ const recordKey = "node.replica"
 // few makes its outcome unknown, asking first makes it a refusal.
 const freshContact = 50 * time.Millisecond
 
-// idleCommit is how soon an idle leader tells its followers what is committed. With
-// many groups a node, shorter costs more than fresher weak reads are worth.
-const idleCommit = 100 * time.Millisecond
-
 // syncEvery is how soon a step that failed is tried again.
 const syncEvery = time.Second
 
@@ -460,7 +456,7 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	}
 	switch rec.Mode {
 	case consistency.Raft:
-		return raft.Open(env, raft.Options{Tuning: raft.Tuning{Commit: idleCommit}, Campaign: rec.Based && firstBased(sh) == n.opt.Name})
+		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name})
 	case consistency.Quorum:
 		return quorum.Open(env, quorum.Options{FreshFor: freshContact})
 	case consistency.LeaderFollower:

@@ -129,8 +129,10 @@ type Node struct {
 	status  statusCache
 	hints   leaderHints
 	missed  missed
-	clock   *swapClock
-	started time.Time
+
+	unhurried unhurried
+	clock     *swapClock
+	started   time.Time
 
 	redis, http net.Listener
 	packets     net.PacketConn
@@ -233,6 +235,10 @@ func (n *Node) openNetwork(l net.Listener) {
 	n.peers.Handle(chGroup, n.handleGroup)
 	n.peers.Handle(chData, n.handleData)
 	n.peers.Handle(chAdmin, n.handleAdmin)
+	n.peers.Handle(chHeld, n.handleUnhurried)
+	n.unhurried.call = func(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+		return n.peers.Call(ctx, to, chHeld, msg)
+	}
 	n.peers.HandleFast(chPing, func(context.Context, fulcrum.NodeID, []byte) ([]byte, error) { return nil, nil })
 }
 

@@ -17,6 +17,7 @@ const (
 	chData    transport.Channel = 3 // requests that a coordinator forwards to a replica
 	chAdmin   transport.Channel = 4 // leases, proposals, steps of a switch, status
 	chPing    transport.Channel = 5 // are you there?
+	chHeld    transport.Channel = 6 // messages of channels 1 and 2 that need not hurry, many at once
 )
 
 // catalogPeers carries messages of the catalog's group.
@@ -24,6 +25,11 @@ type catalogPeers struct{ n *Node }
 
 func (p catalogPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
 	return p.n.peers.Call(ctx, to, chCatalog, msg)
+}
+
+// CallUnhurried implements replication.UnhurriedPeers.
+func (p catalogPeers) CallUnhurried(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	return p.n.unhurried.Call(ctx, to, chCatalog, msg)
 }
 
 func (n *Node) handleCatalog(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
@@ -40,7 +46,16 @@ type groupPeers struct {
 }
 
 func (p groupPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
-	return p.n.peers.Call(ctx, to, chGroup, append(appendShard(make([]byte, 0, len(msg)+12), p.group, p.epoch), msg...))
+	return p.n.peers.Call(ctx, to, chGroup, p.wrap(msg))
+}
+
+// CallUnhurried implements replication.UnhurriedPeers.
+func (p groupPeers) CallUnhurried(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	return p.n.unhurried.Call(ctx, to, chGroup, p.wrap(msg))
+}
+
+func (p groupPeers) wrap(msg []byte) []byte {
+	return append(appendShard(make([]byte, 0, len(msg)+12), p.group, p.epoch), msg...)
 }
 
 func appendShard(b []byte, g fulcrum.GroupID, e fulcrum.Epoch) []byte {

@@ -20,6 +20,12 @@ type Peers interface {
 	Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error)
 }
 
+// UnhurriedPeers is a Peers that can hold a message back for a moment, so that it
+// travels with those of other groups. The errors are those of Call.
+type UnhurriedPeers interface {
+	CallUnhurried(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error)
+}
+
 // Log is a group's part of the node's shared log, for one epoch. Indexes are
 // consecutive; they start at 1 or behind the base that Reset set.
 type Log interface {

@@ -348,7 +348,7 @@ func TestAcknowledgedWritesSurviveKills(t *testing.T) {
 				stop()
 				ready(t, c)
 				for ks, w := range w {
-					if len(w.acked) < 50 {
+					if len(w.acked) < 20 { // a leader-follower shard is without a leader for most of this test
 						t.Errorf("%s: only %d writes were acknowledged", ks, len(w.acked))
 					}
 					wantAll(t, c, "n2", ks, w.acked)

@@ -45,7 +45,7 @@ func IsHeartbeat(from fulcrum.NodeID, msg []byte) bool {
 		return false
 	}
 	req, err := decodeAppend(from, fulcrum.NewReader(msg[1:]))
-	return err == nil && req.PrevLogEntry == 0 && len(req.Entries) == 0
+	return err == nil && isHeartbeat(req)
 }
 
 // TimeoutNow is the message that makes a voter ask for an election at once.

@@ -51,9 +51,10 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		var req *hraft.AppendEntriesRequest
 		if req, err = decodeAppend(from, r); err == nil {
 			c.peers.leaderAt(from, req)
-			if c.installing.Load() && len(req.Entries) == 0 && req.PrevLogEntry == 0 {
+			if c.installing.Load() && isHeartbeat(req) {
 				return c.stillHere(in, from, req)
 			}
+			c.learnCommit(in, req)
 			c.beginAtSnapshot(req)
 		}
 		cmd = req
@@ -81,7 +82,7 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 func (c *core) deliver(ctx context.Context, in *instance, cmd any, data io.Reader) ([]byte, error) {
 	answer := make(chan hraft.RPCResponse, 1) // the library never waits for us
 	if mutant.On("heartbeat-fast-path") {
-		if req, ok := cmd.(*hraft.AppendEntriesRequest); ok && req.PrevLogEntry == 0 && len(req.Entries) == 0 && in.trans.fastPath != nil {
+		if req, ok := cmd.(*hraft.AppendEntriesRequest); ok && isHeartbeat(req) && in.trans.fastPath != nil {
 			in.trans.fastPath(hraft.RPC{Command: cmd, RespChan: answer}) // mutant: beside the main loop (hashicorp/raft#695)
 			a := <-answer
 			return encodeReply(a.Response, a.Error)
@@ -132,13 +133,36 @@ func (c *core) stillHere(in *instance, from fulcrum.NodeID, req *hraft.AppendEnt
 // (Raft paper, figure 2, AppendEntries rule 5); the library bounds it by the end of
 // its own log, which may be another leader's.
 func (c *core) beginAtSnapshot(req *hraft.AppendEntriesRequest) {
-	if req.PrevLogEntry == 0 && len(req.Entries) == 0 {
-		req.LeaderCommitIndex = 0 // a heartbeat, which proves nothing
+	if isHeartbeat(req) {
+		req.LeaderCommitIndex = 0 // it proves nothing
 		return
 	}
 	req.LeaderCommitIndex = min(req.LeaderCommitIndex, req.PrevLogEntry+uint64(len(req.Entries)))
 	if m, ok := c.snaps.current(); ok && req.PrevLogEntry == m.Index && req.PrevLogTerm == m.Term {
 		req.PrevLogEntry, req.PrevLogTerm = 0, 0
+	}
+}
+
+func isHeartbeat(req *hraft.AppendEntriesRequest) bool {
+	return req.PrevLogEntry == 0 && len(req.Entries) == 0
+}
+
+// learnCommit makes a heartbeat that tells of a committed entry (index, term) which
+// this replica holds too, but does not know to be committed, an append of nothing
+// behind that entry: the message that a leader would send anyway, later. The library
+// checks the entry again, on its main loop.
+//
+// It is as good as that message: a committed entry stays what it is in every later
+// term, so whoever sent this, whenever, was right; and a log that holds it agrees with
+// the sender's up to there (Raft paper, section 5.3, log matching).
+func (c *core) learnCommit(in *instance, req *hraft.AppendEntriesRequest) {
+	if !isHeartbeat(req) {
+		return
+	}
+	index, term := req.LeaderCommitIndex, req.PrevLogTerm
+	req.LeaderCommitIndex, req.PrevLogTerm = 0, 0
+	if index > in.raft.CommitIndex() && term > 0 && c.store.termAt(index) == term {
+		req.PrevLogEntry, req.PrevLogTerm, req.LeaderCommitIndex = index, term, index
 	}
 }
 

@@ -122,12 +122,18 @@ func (c *core) submit(ctx context.Context, kind byte, data []byte) (answer, erro
 func (c *core) propose(ctx context.Context, in *instance) {
 	var held *request // taken from the queue, but not for the entry before it
 	var stuck stuckTransfer
+	quiet := time.NewTimer(time.Hour)
+	quiet.Stop()
+	defer quiet.Stop()
 	for {
 		first := held
 		held = nil
 		if first == nil {
 			select {
 			case first = <-c.queue:
+			case <-quiet.C:
+				c.tellCommit(in)
+				continue
 			case <-ctx.Done():
 				return
 			}
@@ -147,6 +153,26 @@ func (c *core) propose(ctx context.Context, in *instance) {
 		if why := stuck.after(c.commit(in, batch), c.tuning); why != "" {
 			c.renew(why)
 		}
+		quiet.Reset(quietAfter)
+	}
+}
+
+// quietAfter is how long after the last entry the followers are told that it is
+// committed. The next entry would tell them, too.
+const quietAfter = 5 * time.Millisecond
+
+// tellCommit sends every follower a heartbeat, once, that tells what is committed.
+func (c *core) tellCommit(in *instance) {
+	term := in.raft.CurrentTerm()
+	for _, id := range in.members() {
+		if id == c.env.Node || !c.leads(term, hraft.ServerID(id)) || !in.futures.enter() {
+			continue
+		}
+		go func() { // owned by in.futures; ends with its call, at the latest when the transport is cut
+			defer in.futures.n.Done()
+			beat := &hraft.AppendEntriesRequest{RPCHeader: header(c.env.Node), Term: term}
+			_, _ = in.trans.heartbeat(hraft.ServerID(id), c.tuning.RPC, beat, true) // the next heartbeat tells it again
+		}()
 	}
 }
 

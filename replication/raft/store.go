@@ -139,6 +139,16 @@ func (s *store) GetLog(index uint64, out *hraft.Log) error {
 	return nil
 }
 
+// termAt returns the term of an entry among those in memory; 0 if it is not there.
+func (s *store) termAt(index uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.cache[index]; l != nil {
+		return l.Term
+	}
+	return 0
+}
+
 func (s *store) read(index uint64) (*hraft.Log, error) {
 	b, err := s.log.Get(index)
 	if err != nil {

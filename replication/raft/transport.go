@@ -12,6 +12,7 @@ import (
 
 	"fulcrum"
 	"fulcrum/mutant"
+	"fulcrum/replication"
 )
 
 // transport carries one library instance's messages over replication.Peers.
@@ -44,12 +45,16 @@ func (t *transport) AppendEntriesPipeline(hraft.ServerID, hraft.ServerAddress) (
 }
 
 func (t *transport) call(to hraft.ServerID, limit time.Duration, msg []byte) (*fulcrum.Reader, error) {
+	return t.send(t.core.env.Peers.Call, to, limit, msg)
+}
+
+func (t *transport) send(call func(context.Context, fulcrum.NodeID, []byte) ([]byte, error), to hraft.ServerID, limit time.Duration, msg []byte) (*fulcrum.Reader, error) {
 	if t.core.silent() {
 		return nil, errSilenced
 	}
 	ctx, cancel := context.WithTimeout(t.ctx, limit)
 	defer cancel()
-	b, err := t.core.env.Peers.Call(ctx, fulcrum.NodeID(to), msg)
+	b, err := call(ctx, fulcrum.NodeID(to), msg)
 	if err != nil {
 		return nil, err
 	}
@@ -96,8 +101,8 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 	call := func() (*fulcrum.Reader, error) { return t.call(id, limit, msg) }
 	var r *fulcrum.Reader
 	var err error
-	if heartbeat := req.PrevLogEntry == 0 && len(req.Entries) == 0; heartbeat {
-		r, err = call()
+	if isHeartbeat(req) {
+		r, err = t.heartbeat(id, limit, req, false)
 	} else if mutant.On("raft-ack-before-quorum") && len(req.Entries) > 0 && t.core.env.Group != fulcrum.CatalogGroup {
 		limit = 20 * time.Millisecond
 		if r, err = call(); err != nil { // mutant: what was sent counts as stored
@@ -119,6 +124,25 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 		t.core.peers.matched(fulcrum.NodeID(id), req.PrevLogEntry+uint64(len(req.Entries)))
 	}
 	return nil
+}
+
+// heartbeat sends a heartbeat, which need not hurry unless it is said to. It also tells what is committed,
+// as (index, term) in the place of the previous entry, so that followers of an idle
+// leader know it without messages of their own: see learnCommit.
+func (t *transport) heartbeat(id hraft.ServerID, limit time.Duration, req *hraft.AppendEntriesRequest, hurry bool) (*fulcrum.Reader, error) {
+	beat := *req
+	if in := t.core.instance.Load(); in != nil {
+		beat.LeaderCommitIndex = min(in.raft.CommitIndex(), t.core.store.durableIndex())
+		beat.PrevLogTerm = t.core.store.termAt(beat.LeaderCommitIndex)
+	}
+	if beat.PrevLogTerm == 0 {
+		beat.LeaderCommitIndex = 0
+	}
+	call := t.core.env.Peers.Call
+	if u, ok := t.core.env.Peers.(replication.UnhurriedPeers); ok && !hurry {
+		call = u.CallUnhurried
+	}
+	return t.send(call, id, limit, encodeAppend(&beat))
 }
 
 func (t *transport) RequestVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestVoteRequest, resp *hraft.RequestVoteResponse) error {

@@ -12,7 +12,7 @@ type Tuning struct {
 	Heartbeat   time.Duration // without word from a leader for so long, a follower asks for an election; default 1s
 	Election    time.Duration // how long a candidate tries; at least Heartbeat; default 1s
 	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 500ms
-	Commit      time.Duration // an idle leader tells its followers the commit index after so long; default 50ms
+	Commit      time.Duration // an idle leader sends its followers an empty append after so long, in case a heartbeat did not tell them what is committed; default 2s
 	RPC         time.Duration // how long one message to a peer may take; default Election
 
 	SnapshotEvery    time.Duration // how often to look whether the log can be cut; default 30s
@@ -34,7 +34,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
 	t.Election = cmp.Or(t.Election, t.Heartbeat)
 	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat/2)
-	t.Commit = cmp.Or(t.Commit, 50*time.Millisecond)
+	t.Commit = cmp.Or(t.Commit, 2*time.Second)
 	t.RPC = cmp.Or(t.RPC, t.Election)
 	t.SnapshotEvery = cmp.Or(t.SnapshotEvery, 30*time.Second)
 	t.SnapshotEntries = cmp.Or(t.SnapshotEntries, 8192)
