@@ -30,4 +30,5 @@ type Receipt struct {
 	Siblings  int             // concurrent versions seen
 	Session   Token           // the token to send with the next request
 	Latency   time.Duration
+	Unsealed  *Unsealed // in the place of Session, where the request did not ask for that; else nil
 }

@@ -50,7 +50,7 @@ func (r *Receipt) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	*r = Receipt{j.Keyspace, j.Mode, j.Shard, j.Epoch, j.Level, j.Given, j.Node, j.Leader, j.Acks, j.Needed, j.Replicas,
-		j.Version, j.Found, j.Durable, -1, j.Hinted, j.Repaired, j.Siblings, j.Session, time.Duration(j.Latency) * time.Microsecond}
+		j.Version, j.Found, j.Durable, -1, j.Hinted, j.Repaired, j.Siblings, j.Session, time.Duration(j.Latency) * time.Microsecond, nil}
 	if j.Staleness != nil {
 		r.Staleness = time.Duration(*j.Staleness * float64(time.Millisecond))
 	}

@@ -83,6 +83,16 @@ func (s Marks) Seal(key []byte) Token {
 	return Token(base64.RawURLEncoding.EncodeToString(b))
 }
 
+// Unsealed is a token that is made only for whoever wants it: to sign one costs more
+// than to answer many a request.
+type Unsealed struct {
+	Marks Marks
+	Key   []byte
+}
+
+// Token makes the token.
+func (u *Unsealed) Token() Token { return u.Marks.Seal(u.Key) }
+
 // OpenToken reads and verifies a token. What was not sealed with key, or is cut
 // short, is a *fulcrum.Error of CodeInvalid. The empty token is the empty session.
 func OpenToken(key []byte, t Token) (Marks, error) {

@@ -380,7 +380,10 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 	giveUp := time.Now().Add(patience)
 	var last error
 	for attempt := 0; ; attempt++ {
-		changed := op.n.machine.Changed()
+		var changed <-chan struct{}
+		if attempt > 0 { // most need no second one, which is soon enough to begin to listen
+			changed = op.n.machine.Changed()
+		}
 		ref, ok := op.n.machine.State().Group(g)
 		if !ok {
 			return catalog.NoKeyspace(op.call.Keyspace, op.n.machine.State())
@@ -538,7 +541,12 @@ func (op *operation) finish(what string, err error) consistency.Receipt {
 	defer op.mu.Unlock()
 	op.receipt.Latency = time.Since(op.began)
 	if len(op.session) > 0 {
-		op.receipt.Session = op.session.Seal(op.n.tokenKey())
+		u := consistency.Unsealed{Marks: op.session, Key: op.n.tokenKey()}
+		if op.call.Untracked {
+			op.receipt.Unsealed = &u
+		} else {
+			op.receipt.Session = u.Token()
+		}
 	}
 	op.n.metrics.request(op.receipt, what, err)
 	return op.receipt

@@ -54,6 +54,15 @@ type hosted struct {
 	attempt atomic.Int64 // the newest attempt at reconciling that was heard of
 }
 
+// leader is who leads the group, as far as its replica here knows.
+func (h *hosted) leader() fulcrum.NodeID {
+	if r, ok := h.group.(*raft.Group); ok {
+		leader, _ := r.Leader() // cheaper than Status, which every request would pay
+		return leader
+	}
+	return h.group.Status().Leader
+}
+
 // newest notes an attempt and reports whether no later one was heard of before.
 func (h *hosted) newest(attempt int) bool {
 	for {

@@ -52,12 +52,7 @@ func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 	if to == n.opt.Name {
 		return nil
 	}
-	var heard time.Time
-	for _, p := range n.peers.Peers() {
-		if p.Node == to {
-			heard = p.LastHeard
-		}
-	}
+	heard := n.peers.LastHeard(to)
 	if time.Since(heard) < heardRecently {
 		return nil
 	}

@@ -94,7 +94,7 @@ func (n *Node) candidates(sh *catalog.Shard, a consistency.Access, l consistency
 	leader := sh.Leader
 	if !local && leader == "" {
 		if h, err := n.host.at(sh.Group, sh.Epoch); err == nil {
-			leader = h.group.Status().Leader
+			leader = h.leader()
 		}
 		if leader == "" {
 			leader = n.hints.get(sh.Group)

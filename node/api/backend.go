@@ -20,6 +20,9 @@ type Call struct {
 	// ID makes a write or a transaction that comes again take effect once; only a mode
 	// that keeps ids takes it (others answer CodeMode).
 	ID fulcrum.RequestID
+	// Untracked spares the signing of the receipt's session token: Receipt.Unsealed makes
+	// it for whoever wants it after all.
+	Untracked bool
 }
 
 // Backend is a node as its edges see it. Errors are *fulcrum.Error. Methods may be

@@ -192,6 +192,25 @@ type PeerStats struct {
 	Connected  bool          // in either direction
 }
 
+// LastHeard is when the last bytes of a node came; zero: never.
+func (t *Transport) LastHeard(id fulcrum.NodeID) time.Time {
+	t.mu.RLock()
+	p := t.peers[id]
+	t.mu.RUnlock()
+	if p == nil {
+		return time.Time{}
+	}
+	return p.heard()
+}
+
+func (p *peer) heard() time.Time {
+	at := p.lastHeard.Load()
+	if at == 0 {
+		return time.Time{}
+	}
+	return p.t.epoch.Add(time.Duration(at))
+}
+
 // Peers returns what is known of the other nodes, by name.
 func (t *Transport) Peers() []PeerStats {
 	t.mu.RLock()
@@ -209,10 +228,7 @@ func (t *Transport) Peers() []PeerStats {
 }
 
 func (p *peer) stats() PeerStats {
-	s := PeerStats{Node: p.id, RTT: time.Duration(p.rtt.Load()), Connected: p.wires.Load() > 0, QueueBytes: int(p.waiting.Load())}
-	if at := p.lastHeard.Load(); at != 0 {
-		s.LastHeard = p.t.epoch.Add(time.Duration(at))
-	}
+	s := PeerStats{Node: p.id, LastHeard: p.heard(), RTT: time.Duration(p.rtt.Load()), Connected: p.wires.Load() > 0, QueueBytes: int(p.waiting.Load())}
 	p.mu.Lock()
 	w := p.wire
 	p.mu.Unlock()

@@ -322,6 +322,10 @@ func (g *Group) Settle(ctx context.Context, fence replication.Position, _ []fulc
 // beyond the committed log was never acknowledged to anybody.
 func (g *Group) Leftovers(func(fulcrum.Entry) error) error { return nil }
 
+// Leader returns the leader as far as this replica knows it (empty: none), and
+// whether it is this one.
+func (g *Group) Leader() (fulcrum.NodeID, bool) { return g.core.leader() }
+
 // HandOver implements replication.Group.
 func (g *Group) HandOver(ctx context.Context) error { return g.core.handOver(ctx) }
 

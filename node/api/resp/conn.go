@@ -218,7 +218,7 @@ func (c *conn) keyspace() (fulcrum.KeyspaceInfo, error) {
 }
 
 func (c *conn) call(ks fulcrum.KeyspaceInfo, l consistency.Level) api.Call {
-	call := api.Call{Keyspace: ks.Name, Level: l}
+	call := api.Call{Keyspace: ks.Name, Level: l, Untracked: !c.sessionOn}
 	if c.sessionOn {
 		call.Session = c.session
 	}

@@ -135,6 +135,9 @@ func runReceipt(c *conn, _ [][]byte) {
 	number("repaired", int64(r.Repaired))
 	number("siblings", int64(r.Siblings))
 	number("latency_us", r.Latency.Microseconds())
+	if r.Session == "" && r.Unsealed != nil {
+		r.Session = r.Unsealed.Token()
+	}
 	text("session", string(r.Session))
 }
 
