@@ -72,6 +72,9 @@ var house = map[string]imports{
 	"lab":    {house: []string{"", "consistency", "client"}, library: []string{xsync}},
 	"bench":  {house: []string{""}, library: []string{"github.com/HdrHistogram/hdrhistogram-go"}},
 
+	// Measures fulcrum beside other stores, which are driven by modules of their own.
+	"bench/peers": {house: []string{"bench", "local"}},
+
 	// Judges histories; pure.
 	"jepsen-lite/history": {house: []string{"", "consistency"}},
 	"jepsen-lite/checker": {house: []string{"", "consistency", "jepsen-lite/history"}, library: []string{"github.com/anishathalye/porcupine"}},
