@@ -26,12 +26,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func options(t *testing.T, args ...string) bench.Options {
 	t.Helper()
 	var o bench.Options
-	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	o.Flags(f)
-	if err := f.Parse(append([]string{"--warmup", "0s"}, args...)); err != nil {
+	if err := newFlags(&o).Parse(append([]string{"--warmup", "0s"}, args...)); err != nil {
 		t.Fatal(err)
 	}
 	return o
+}
+
+func newFlags(o *bench.Options) *flag.FlagSet {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	o.Flags(f)
+	return f
 }
 
 func run(t *testing.T, f *fake, args ...string) *bench.Result {
