@@ -70,6 +70,10 @@ var house = map[string]imports{
 	"client": {house: []string{"", "consistency", "partition"}},
 	"local":  {house: []string{""}, library: []string{xsync}},
 	"lab":    {house: []string{"", "consistency", "client"}, library: []string{xsync}},
+	"bench":  {house: []string{""}, library: []string{"github.com/HdrHistogram/hdrhistogram-go"}},
+
+	// Measures fulcrum beside other stores, which are driven by modules of their own.
+	"bench/peers": {house: []string{"bench", "local"}},
 
 	// Judges histories; pure.
 	"jepsen-lite/history": {house: []string{"", "consistency"}},
@@ -91,7 +95,7 @@ var house = map[string]imports{
 		"jepsen-lite/report", "jepsen-lite/sim", "jepsen-lite/workload"}, library: []string{xsync}},
 
 	"cmd/fulcrum": {
-		house: []string{"", "consistency", "partition", "client", "local", "lab", "mutant", "node",
+		house: []string{"", "consistency", "partition", "client", "local", "lab", "bench", "mutant", "node",
 			"jepsen-lite", "jepsen-lite/checker", "jepsen-lite/nemesis", "jepsen-lite/workload"},
 		library: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", koanf, "github.com/lmittmann/tint"},
 	},
@@ -134,7 +138,7 @@ func TestRulesAreTight(t *testing.T) {
 // TestUsersOfAClusterKnowNoNode repeats the one rule that a wide line could hide.
 func TestUsersOfAClusterKnowNoNode(t *testing.T) {
 	found := read(t)
-	for _, pkg := range []string{"client", "local", "lab"} {
+	for _, pkg := range []string{"client", "local", "lab", "bench"} {
 		for imp, file := range found[pkg] {
 			if imp == "fulcrum/node" || strings.HasPrefix(imp, "fulcrum/node/") {
 				t.Errorf("%s imports %s: a client talks to a cluster over the network, as a user does", file, imp)

@@ -51,6 +51,7 @@ Try:
   fulcrum fault partition n1,n2/n3,n4,n5    cut the network; fulcrum fault heal mends it
   fulcrum levels                            what each mode promises at each level
   fulcrum lab run cap                       the CAP theorem, measured
+  fulcrum bench -k cp --load                how fast it is
 
 Flags can also come from the environment (FULCRUM_NODES for --nodes) and from
 ./fulcrum.yaml (nodes: 5): a flag beats the environment, which beats the file.
@@ -76,7 +77,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unavailable (definitely not done)
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.serveCommand(), a.nodeCommand(), a.statusCommand(),
 		a.getCommand(), a.putCommand(), a.deleteCommand(), a.incrCommand(), a.casCommand(), a.scanCommand(),
-		a.keyspaceCommand(), a.faultCommand(), a.levelsCommand(), a.labCommand(), a.jepsenCommand(),
+		a.keyspaceCommand(), a.faultCommand(), a.levelsCommand(), a.labCommand(), a.benchCommand(), a.jepsenCommand(),
 	)
 	return root
 }

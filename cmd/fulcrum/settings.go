@@ -26,6 +26,10 @@ const (
 	envPrefix      = "FULCRUM_"
 )
 
+// argsOnly marks a flag that no setting fills, because a setting of its name means
+// another command's.
+const argsOnly = "args-only"
+
 // app is what all commands share: the terminal, and the flags of the root.
 type app struct {
 	terminal
@@ -50,7 +54,7 @@ func (a *app) settle(cmd *cobra.Command, _ []string) error {
 	}
 	var wrong []error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == "help" || f.Name == "version" {
+		if f.Changed || f.Name == "help" || f.Name == "version" || f.Annotations[argsOnly] != nil {
 			return
 		}
 		value, from := "", ""

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package bench
+
+import "time"
+
+// pause sleeps for a short while.
+func pause(d time.Duration) { time.Sleep(d) }

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCPUTime(t *testing.T) {
+	d, err := cpuTime("4242 (a (strange) name) S 1 4242 4242 0 -1 4194560 1500 0 0 0 123 77 0 0 20 0 9 0 100 0")
+	if err != nil || d != 2*time.Second {
+		t.Errorf("%s, %v; want 2s", d, err)
+	}
+	for _, bad := range []string{"", "1 (x) S", "1 (x) S 1 1 1 0 -1 0 0 0 0 0 a b 0 0"} {
+		if _, err := cpuTime(bad); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if _, err := cpuOf([]int{os.Getpid()}); err != nil {
+		t.Errorf("of this process: %v", err)
+	}
+}
+
+func TestRatios(t *testing.T) {
+	at := func(ops ...float64) (out []sample) {
+		for _, o := range ops {
+			out = append(out, sample{OpsPerSec: o})
+		}
+		return out
+	}
+	r := ratioOf(at(400, 1000, 300), at(100, 200, 150))
+	if r.Median != 400.0/150 || r.Min != 2 || r.Max != 5 {
+		t.Errorf("%+v; want the ratio of the medians, 2.67, between 2 and 5", r)
+	}
+	if r := ratioOf(at(1), at(0)); r != nil {
+		t.Errorf("against nothing: %+v", r)
+	}
+	if s := spreadOf(at(4, 1, 3, 2), func(s sample) float64 { return s.OpsPerSec }); s != (Spread{2.5, 1, 4}) {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestTheReport(t *testing.T) {
+	s := settings{nodes: 3, keys: 10, size: "256", duration: time.Second, repeats: 2}
+	all := map[string]*system{fulcrumNode: {}, etcd: {}}
+	r := newReport(&s)
+	r.Began = time.Date(2026, 11, 25, 0, 0, 0, 0, time.UTC)
+	s.cases, s.clients = []string{"set"}, []int{64}
+	plan := planOf(&s, all)
+	if len(plan) != 2 || plan[0].system != fulcrumNode || plan[1].system != etcd {
+		t.Fatalf("plan: %+v", plan)
+	}
+	for _, factor := range []float64{1, 2} {
+		r.add(plan[0], sample{OpsPerSec: 12000 * factor, P50: 900, P99: 20_000, CPU: 0.08})
+		r.add(plan[1], sample{OpsPerSec: 4000 * factor, P50: 9000, P99: 1_500_000, CPU: 0.4, Failed: 3})
+	}
+	text := r.markdown()
+	for _, want := range []string{"2026-11-25, on ", "| set | 64 | fulcrum SET | 18,000 (12,000-24,000) | 900µs | 20ms | 0.080 |  |  |",
+		"| set | 64 | etcd put (6 failed) | 6,000 (4,000-8,000) | 9ms | 1.5s | 0.400 | 3.00x [3.00-3.00] | 4x: missed |"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the table has no %q:\n%s", want, text)
+		}
+	}
+	doc := "before\n<!-- peers: x -->\n\nold\n\n<!-- end of peers -->\nafter\n"
+	once, err := between(doc, text)
+	if err != nil || strings.Contains(once, "old") || !strings.HasPrefix(once, "before\n<!-- peers: x -->\n") || !strings.HasSuffix(once, "<!-- end of peers -->\nafter\n") {
+		t.Errorf("inserted: %v\n%s", err, once)
+	}
+	if twice, _ := between(once, text); twice != once {
+		t.Errorf("inserted again, the document changes:\n%s", twice)
+	}
+	if _, err := between("nothing", text); err == nil {
+		t.Error("a document without the comments is taken")
+	}
+}
+
+// Every contest can be planned, and what is not there is left out.
+func TestPlans(t *testing.T) {
+	whole := planOf(&settings{}, map[string]*system{fulcrumNode: {}, etcd: {}, redis: {}, redisSync: {}})
+	without := planOf(&settings{}, map[string]*system{fulcrumNode: {}, etcd: {}})
+	if len(whole) != 29 || slices.ContainsFunc(without, func(m measurement) bool { return m.system == redis || m.system == redisSync }) {
+		t.Errorf("%d measurements of everything, without Redis: %+v", len(whole), without)
+	}
+	seen := map[string]bool{}
+	for _, m := range whole {
+		id := m.contest + m.label + string(rune(m.clients))
+		if seen[id] {
+			t.Errorf("%s is there twice: the rows could not be told apart", id)
+		}
+		seen[id] = true
+	}
+}
+
+func TestBadFlags(t *testing.T) {
+	for says, args := range map[string][]string{
+		"no \"frob\"": {"--cases", "set,frob"}, "no \"mysql\"": {"--systems", "mysql"}, "want numbers": {"--clients", "1,x"},
+		"positive": {"--repeats", "0"}, "use table": {"-o", "xml"}, "there are none": {"what"},
+	} {
+		if _, err := parse(args, io.Discard); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v; want it refused with %q", args, err, says)
+		}
+	}
+}
+
+// What was started is stopped, also what does not listen.
+func TestProcessesAreStopped(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip("there is no sleep")
+	}
+	var p processes
+	for range 3 {
+		if err := p.start(t.TempDir(), sleep, "600"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pids := p.pids()
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	if d, err := cpuOf(pids); err == nil {
+		t.Errorf("they still run: %s", d)
+	}
+	if ports, err := freePorts(5); err != nil || len(slices.Compact(slices.Sorted(slices.Values(ports)))) != 5 || math.MaxUint16 < slices.Max(ports) {
+		t.Errorf("free ports: %v, %v", ports, err)
+	}
+}
