@@ -124,6 +124,9 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 	if len(ws) == 0 {
 		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "no writes")
 	}
+	if err := op.call.ID.Check(); err != nil {
+		return nil, fulcrum.AsError(err)
+	}
 	for _, w := range ws {
 		if err := w.Check(op.n.opt.MaxValue); err != nil {
 			return nil, fulcrum.AsError(err)
@@ -195,8 +198,8 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 	var out replication.WriteReply
 	asked, late, again := ws, false, false
 	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
-		req := replication.WriteRequest{Writes: ws, Atomic: op.call.Atomic, Level: level}
-		rep, err := op.n.sendWrite(ctx, at, ref.Shard, req)
+		req := replication.WriteRequest{Writes: ws, Atomic: op.call.Atomic, Level: level, ID: op.call.ID}
+		rep, err := op.attempt(ctx, at, ref.Shard, req)
 		if err == nil {
 			if late {
 				merged(asked, ws, rep.Results)
@@ -379,6 +382,7 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 	route := route{n: op.n, group: g}
 	giveUp := time.Now().Add(patience)
 	var last error
+	var unsure doubt
 	for attempt := 0; ; attempt++ {
 		var changed <-chan struct{}
 		if attempt > 0 { // most need no second one, which is soon enough to begin to listen
@@ -386,7 +390,10 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 		}
 		ref, ok := op.n.machine.State().Group(g)
 		if !ok {
-			return catalog.NoKeyspace(op.call.Keyspace, op.n.machine.State())
+			return unsure.or(catalog.NoKeyspace(op.call.Keyspace, op.n.machine.State()))
+		}
+		if !unsure.follows(ref.Shard) {
+			return unsure.or(last)
 		}
 		fenced := ref.Shard.Phase != catalog.Active && !mutant.On("switch-no-fence") // mutant: does not wait for the next epoch
 		if m, ok := op.token[g]; ok && m.Epoch > ref.Shard.Epoch {
@@ -395,7 +402,7 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 		if !fenced {
 			level, err := op.levelFor(ref.Keyspace, ref.Shard)
 			if err != nil {
-				return err
+				return unsure.or(err)
 			}
 			to, wait := route.next(ref.Shard, op.access, level, last)
 			if to != "" {
@@ -403,10 +410,10 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 					op.n.hints.set(g, to, ref.Shard.Mode)
 					return nil
 				}
-				if !retriable(last) {
-					return op.outcome(last)
+				if !retriable(last) && !unsure.mayRepeat(ctx, op, ref.Shard, last) {
+					return op.outcome(unsure.or(last))
 				}
-				if errors.Is(last, fulcrum.ErrUnavailable) {
+				if errors.Is(last, fulcrum.ErrUnavailable) && unsure.err == nil {
 					if few := op.n.tooFew(ctx, ref.Shard, needed(ref.Shard, op.access, level), op.access); few != nil {
 						return few
 					}
@@ -419,12 +426,12 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 			last = fulcrum.Errorf(fulcrum.CodeUnavailable, "shard %d is being switched to another epoch", g)
 			giveUp = time.Now().Add(patience) // the deadline alone bounds the wait for a switch
 		}
-		if time.Now().After(giveUp) {
+		if time.Now().After(giveUp) && unsure.err == nil {
 			return op.refusal(g, last)
 		}
 		select {
 		case <-ctx.Done():
-			return op.refusal(g, last)
+			return unsure.or(op.refusal(g, last))
 		case <-changed:
 		case <-time.After(backoff(attempt)):
 		}

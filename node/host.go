@@ -300,7 +300,15 @@ func (h *host) base(sh *catalog.Shard, state replication.State, next record) err
 	if err := h.resetHints(sh.Group); err != nil {
 		return err
 	}
-	return state.Rebase(1, next.extra(newest))
+	extra := next.extra(newest)
+	if sh.Mode != consistency.Raft {
+		gone, err := raft.DropIDs(state)
+		if err != nil {
+			return err
+		}
+		maps.Copy(extra, gone)
+	}
+	return state.Rebase(1, extra)
 }
 
 // wipe empties the replica: it catches up from those that are based.

@@ -95,7 +95,7 @@ func (m *metrics) request(r consistency.Receipt, op string, err error) {
 	level := r.Level.Kind.String()
 	m.requests.WithLabelValues(r.Keyspace, r.Mode.String(), op, level, outcomeOf(err)).Inc()
 	m.duration.WithLabelValues(r.Keyspace, r.Mode.String(), op, level).Observe(r.Latency.Seconds())
-	if err == nil && r.Staleness >= 0 && op != "write" {
+	if err == nil && r.Staleness >= 0 && op != "write" && op != "txn" {
 		m.staleness.WithLabelValues(r.Keyspace).Observe(r.Staleness.Seconds())
 	}
 }

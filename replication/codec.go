@@ -2,6 +2,7 @@ package replication
 
 import (
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"fulcrum"
@@ -54,30 +55,121 @@ func count(r *fulcrum.Reader) (int, error) {
 	return int(n), r.Err()
 }
 
-// AppendWriteRequest appends req.
-func AppendWriteRequest(b []byte, req WriteRequest) []byte {
-	b = appendBool(appendLevel(b, req.Level), req.Atomic)
-	b = binary.AppendUvarint(b, uint64(len(req.Writes)))
-	for _, w := range req.Writes {
-		b = fulcrum.AppendBytes(b, fulcrum.AppendWrite(nil, w))
+// The flags of a WriteRequest: what else it holds.
+const (
+	flagAtomic byte = 1 << iota
+	flagIf
+	flagElse
+	flagID
+	flagsEnd
+)
+
+// AppendOperations appends all of req but its level: the form in which it stands in a
+// log, too. A request of nothing but writes spends one byte on what it does not hold.
+func AppendOperations(b []byte, req WriteRequest) []byte {
+	var flags byte
+	if req.Atomic {
+		flags |= flagAtomic
+	}
+	if len(req.If) > 0 {
+		flags |= flagIf
+	}
+	if len(req.Else) > 0 {
+		flags |= flagElse
+	}
+	if req.ID != "" {
+		flags |= flagID
+	}
+	b = appendWrites(append(b, flags), req.Writes)
+	if flags&flagIf != 0 {
+		b = binary.AppendUvarint(b, uint64(len(req.If)))
+		for _, c := range req.If {
+			b = fulcrum.AppendCompare(b, c)
+		}
+	}
+	if flags&flagElse != 0 {
+		b = appendWrites(b, req.Else)
+	}
+	if flags&flagID != 0 {
+		b = fulcrum.AppendBytes(b, []byte(req.ID))
 	}
 	return b
 }
 
-// ReadWriteRequest reads what AppendWriteRequest wrote.
-func ReadWriteRequest(r *fulcrum.Reader) (req WriteRequest, err error) {
-	req.Level, req.Atomic = readLevel(r), r.Byte() == 1
-	n, err := count(r)
-	if err != nil {
+// ReadOperations reads what AppendOperations wrote.
+func ReadOperations(r *fulcrum.Reader) (req WriteRequest, err error) {
+	flags := r.Byte()
+	if flags >= flagsEnd {
+		return req, fmt.Errorf("flags %#x of a request: %w", flags, fulcrum.ErrShort)
+	}
+	req.Atomic = flags&flagAtomic != 0
+	if req.Writes, err = readWrites(r); err != nil {
 		return req, err
 	}
-	req.Writes = make([]fulcrum.Write, n)
-	for i := range req.Writes {
-		if req.Writes[i], _, err = fulcrum.DecodeWrite(r.Bytes()); err != nil {
+	if flags&flagIf != 0 {
+		n, err := count(r)
+		if err != nil {
+			return req, err
+		}
+		for range n {
+			req.If = append(req.If, fulcrum.ReadCompare(r))
+			if err := r.Err(); err != nil {
+				return req, err
+			}
+		}
+	}
+	if flags&flagElse != 0 {
+		if req.Else, err = readWrites(r); err != nil {
 			return req, err
 		}
 	}
+	if flags&flagID != 0 {
+		req.ID = fulcrum.RequestID(r.String())
+	}
 	return req, r.Err()
+}
+
+// appendWrites appends writes one behind the other: each says where it ends.
+func appendWrites(b []byte, writes []fulcrum.Write) []byte {
+	b = binary.AppendUvarint(b, uint64(len(writes)))
+	for _, w := range writes {
+		b = fulcrum.AppendWrite(b, w)
+	}
+	return b
+}
+
+func readWrites(r *fulcrum.Reader) ([]fulcrum.Write, error) {
+	n, err := count(r)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	// A write takes more bytes in memory than on the wire, so room is made for few.
+	writes := make([]fulcrum.Write, 0, min(n, fulcrum.MaxOpsPerBatch))
+	for range n {
+		w, rest, err := fulcrum.DecodeWrite(r.Rest())
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, w)
+		*r = *fulcrum.NewReader(rest)
+	}
+	return writes, nil
+}
+
+// AppendWriteRequest appends req.
+func AppendWriteRequest(b []byte, req WriteRequest) []byte {
+	return AppendOperations(appendLevel(b, req.Level), req)
+}
+
+// ReadWriteRequest reads what AppendWriteRequest wrote.
+func ReadWriteRequest(r *fulcrum.Reader) (WriteRequest, error) {
+	level := readLevel(r)
+	if err := r.Err(); err != nil {
+		return WriteRequest{}, err
+	}
+	req, err := ReadOperations(r)
+	req.Level = level
+	return req, err
 }
 
 // AppendReadRequest appends req.
@@ -138,7 +230,11 @@ func readOutcome(r *fulcrum.Reader) Outcome {
 // AppendWriteReply appends rep. A result's Err travels as fulcrum.AppendError.
 func AppendWriteReply(b []byte, rep WriteReply) []byte {
 	b = appendOutcome(b, rep.Outcome)
-	b = binary.AppendUvarint(b, uint64(len(rep.Results)))
+	head := uint64(len(rep.Results)) << 1
+	if rep.Else {
+		head |= 1
+	}
+	b = binary.AppendUvarint(b, head)
 	for _, res := range rep.Results {
 		b = appendEntryField(appendBool(b, res.Applied), res.Entry)
 		b = appendEntryField(b, res.Old)
@@ -154,10 +250,12 @@ func AppendWriteReply(b []byte, rep WriteReply) []byte {
 // ReadWriteReply reads what AppendWriteReply wrote.
 func ReadWriteReply(r *fulcrum.Reader) (rep WriteReply, err error) {
 	rep.Outcome = readOutcome(r)
-	n, err := count(r)
-	if err != nil {
-		return rep, err
+	head := r.Uvarint()
+	n := head >> 1
+	if n > uint64(len(r.Rest())) {
+		return rep, fulcrum.ErrShort
 	}
+	rep.Else = head&1 == 1
 	rep.Results = make([]fulcrum.Result, n)
 	for i := range rep.Results {
 		res := &rep.Results[i]

@@ -50,6 +50,16 @@ func TestCodecRoundTrips(t *testing.T) {
 		got, err := ReadWriteRequest(fulcrum.NewReader(AppendWriteRequest(nil, w)))
 		same(t, got, w, err)
 
+		txn := WriteRequest{Level: anyLevel(t), Atomic: rapid.Bool().Draw(t, "atomic"), ID: fulcrum.RequestID(rapid.StringN(0, 5, -1).Draw(t, "id"))}
+		for range rapid.IntRange(0, 2).Draw(t, "conditions") {
+			txn.If = append(txn.If, fulcrum.Compare{Key: anyBytes(t, "k"), Target: fulcrum.CompareValue, Op: fulcrum.Less, Value: anyBytes(t, "v"), Version: anyEntry(t).Version})
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "else") {
+			txn.Else = append(txn.Else, fulcrum.Write{Op: fulcrum.OpGet, Key: anyBytes(t, "k")})
+		}
+		got, err = ReadWriteRequest(fulcrum.NewReader(AppendWriteRequest(nil, txn)))
+		same(t, got, txn, err)
+
 		rr := ReadRequest{Level: anyLevel(t), Min: anyPosition(t), Keys: [][]byte{anyBytes(t, "a"), anyBytes(t, "b")}}
 		gotR, err := ReadReadRequest(fulcrum.NewReader(AppendReadRequest(nil, rr)))
 		same(t, gotR, rr, err)
@@ -58,7 +68,7 @@ func TestCodecRoundTrips(t *testing.T) {
 		gotS, err := ReadScanRequest(fulcrum.NewReader(AppendScanRequest(nil, sr)))
 		same(t, gotS, sr, err)
 
-		wr := WriteReply{Outcome: anyOutcome(t), Results: []fulcrum.Result{{Applied: true, Entry: anyEntry(t), Old: anyEntry(t)}}}
+		wr := WriteReply{Outcome: anyOutcome(t), Else: rapid.Bool().Draw(t, "else"), Results: []fulcrum.Result{{Applied: true, Entry: anyEntry(t), Old: anyEntry(t)}}}
 		gotWR, err := ReadWriteReply(fulcrum.NewReader(AppendWriteReply(nil, wr)))
 		same(t, gotWR, wr, err)
 
@@ -82,8 +92,14 @@ func same[T any](t *rapid.T, got, want T, err error) {
 // Foreign bytes give an error or a value, never a panic or a huge allocation.
 func FuzzCodec(f *testing.F) {
 	f.Add(AppendWriteRequest(nil, WriteRequest{Writes: []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k")}}}))
+	f.Add(AppendWriteRequest(nil, WriteRequest{If: []fulcrum.Compare{{Key: []byte("k")}}, Else: []fulcrum.Write{{Op: fulcrum.OpGet, Key: []byte("k")}}, ID: "id"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, _ = ReadWriteRequest(fulcrum.NewReader(b))
+		if req, err := ReadWriteRequest(fulcrum.NewReader(b)); err == nil {
+			again, err := ReadWriteRequest(fulcrum.NewReader(AppendWriteRequest(nil, req)))
+			if diff := cmp.Diff(req, again); err != nil || diff != "" {
+				t.Errorf("err %v, diff %s", err, diff)
+			}
+		}
 		_, _ = ReadReadRequest(fulcrum.NewReader(b))
 		_, _ = ReadScanRequest(fulcrum.NewReader(b))
 		_, _ = ReadWriteReply(fulcrum.NewReader(b))

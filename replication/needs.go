@@ -66,8 +66,10 @@ type State interface {
 	// order, over one consistent view, until f returns false.
 	Scan(start, end []byte, f func(fulcrum.Entry) bool) error
 	// Apply stores entries and moves the applied position to index, in one step.
-	// The State keeps the slices: the caller must not modify them. Extra are small
-	// values stored in the same step (nil: none).
+	// The State keeps the entries' slices: the caller must not modify them. Extra are
+	// small values stored in the same step (nil: none); a nil value removes its key. An
+	// extra whose key contains PieceMark may be one of many, and of some size: what the
+	// others hold costs nothing when it is stored.
 	Apply(index uint64, entries []fulcrum.Entry, extra map[string][]byte) error
 	// Applied is the position in memory, Durable the one that a crash leaves.
 	Applied() uint64
@@ -152,6 +154,9 @@ func (NoMetrics) Commit(time.Duration)    {}
 
 // ErrNoRecord says that a log has no record at an index: cut off, or not written.
 var ErrNoRecord = errors.New("no such log record")
+
+// PieceMark marks the keys of extras that are pieces of something larger. See State.
+const PieceMark = "#"
 
 // FloorKey is the extra of a State that holds the newest version of the epochs
 // before (fulcrum.Version's text form; absent: none). Groups that stamp writes in

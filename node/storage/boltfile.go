@@ -276,7 +276,11 @@ func (v *boltFile) bucket(e element) error {
 		if e.flags != 0 {
 			return fmt.Errorf("key %q: flags %#x", e.key, e.flags)
 		}
-		if states {
+		if _, _, piece := pieceOf(e.key); states && piece {
+			if _, ok := unseal(e.key, e.value); !ok {
+				return fmt.Errorf("piece %q: %w", e.key, errSum)
+			}
+		} else if states {
 			key, m, err := readStanding(e.key, e.value)
 			if err != nil {
 				return err

@@ -17,8 +17,8 @@ import (
 // The engine's file has one bucket for each generation of each state, named by
 // group, part and generation, which holds its entries; and the bucket "states",
 // which says for each state which generation counts, its applied position, its
-// extras, its size and the sum of its entries' sums; the sum of its values' sums is
-// its sequence number. An entry is its CRC-32C and then fulcrum.AppendEntry
+// extras, its size and the sum of its entries' sums, and holds extras that are pieces
+// one by one (pieces.go); the sum of its values' sums is its sequence number. An entry is its CRC-32C and then fulcrum.AppendEntry
 // without the key; the sum covers the bucket's name and the key too, so a page
 // that came back in the wrong place is seen.
 var statesBucket = []byte("states")
@@ -44,6 +44,7 @@ type standing struct {
 	applied uint64
 	tally   // of its entries
 	extra   map[string][]byte
+	pieces  map[string][]byte // stored beside it; only at open and in an Install
 }
 
 func (m standing) encode(key []byte) []byte {
@@ -157,7 +158,13 @@ func (s *Store) loadStates(holds *boltFile) error {
 				return err
 			}
 			err = states.ForEach(func(k, v []byte) error {
+				if _, _, ok := pieceOf(k); ok {
+					return nil
+				}
 				key, m, err := readStanding(k, v)
+				if err == nil {
+					m.pieces, err = readPieces(states, key)
+				}
 				if err != nil {
 					return err
 				}

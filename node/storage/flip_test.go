@@ -290,7 +290,7 @@ func TestEveryFlippedBitOfTheEngineIsNoticedOrHarmless(t *testing.T) {
 	o := options(t.TempDir(), vfs.NewMem())
 	s, h := open(t, o), newHeld()
 	h.add(t, s, rnd, 200, false)
-	must(t, mustState(t, s, 7, "hints").Apply(1, nil, map[string][]byte{"small": {1}}), s.Close())
+	must(t, mustState(t, s, 7, "hints").Apply(1, nil, map[string][]byte{"small": {1}, "piece#1": {2}}), s.Close())
 	im := take(t, o.LogFS, o.Dir)
 	path := filepath.Join(t.TempDir(), stateFile)
 	must(t, os.WriteFile(path, im.data[stateFile], 0o600))

@@ -27,7 +27,8 @@ func (st *state) Install(index uint64, extra map[string][]byte, fill func(put fu
 	st.s.gen++
 	gen := st.s.gen
 	st.s.mu.Unlock()
-	in := &installer{st: st, home: st.key.home(gen), m: standing{gen: gen, applied: index, extra: with(nil, extra)}}
+	plain, pieces := split(extra)
+	in := &installer{st: st, home: st.key.home(gen), m: standing{gen: gen, applied: index, extra: with(nil, plain), pieces: with(nil, pieces)}}
 	err := fill(in.put)
 	if err == nil {
 		err = in.finish()
@@ -94,7 +95,7 @@ func (in *installer) finish() error {
 		return errDropped
 	}
 	err := st.s.update(func(tx *bbolt.Tx) error {
-		return errors.Join(in.write(tx), putStanding(tx, st.key, in.m))
+		return errors.Join(in.write(tx), removePieces(tx, st.key), putPieces(tx, st.key, in.m.pieces), putStanding(tx, st.key, in.m))
 	})
 	if err != nil {
 		return err
@@ -116,6 +117,7 @@ func (st *state) replace(m standing) (old []byte) {
 	st.s.overlayBytes.Add(-st.live.bytes)
 	st.live, st.fresh = newOverlay(), 0
 	st.applied, st.extra, st.base, st.dirty = m.applied, m.extra, m, false
+	st.pieces, st.base.pieces = newPieces(m.pieces), nil
 	st.turns++
 	return old
 }
@@ -138,13 +140,15 @@ func (st *state) Rebase(index uint64, extra map[string][]byte) error {
 		st.mu.Unlock()
 		return errDropped
 	}
-	applied, was := st.applied, st.extra
-	st.applied, st.extra, st.dirty = index, with(was, extra), true
+	applied, was, kept := st.applied, st.extra, st.pieces.copy()
+	st.applied, st.dirty = index, true
+	st.setExtra(extra)
 	st.mu.Unlock()
 	err := st.s.commitHolding(st)
 	if err != nil { // not durable: it stands where it stood
 		st.mu.Lock()
 		st.applied, st.extra = applied, was
+		st.pieces.revert(kept, extra)
 		st.mu.Unlock()
 	}
 	return err
@@ -169,7 +173,7 @@ func (s *Store) DropState(g fulcrum.GroupID) error {
 			st.mu.RLock()
 			name := st.home.name
 			st.mu.RUnlock()
-			if err := errors.Join(deleteBuckets(tx, name), setStanding(tx, k.bytes(), nil)); err != nil {
+			if err := errors.Join(deleteBuckets(tx, name), removePieces(tx, k), setStanding(tx, k.bytes(), nil)); err != nil {
 				return err
 			}
 		}

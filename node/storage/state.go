@@ -27,6 +27,7 @@ type state struct {
 	frozen  *overlay // being committed; nil when none is
 	applied uint64
 	extra   map[string][]byte // replaced, never modified
+	pieces  pieces            // extras that are stored one by one
 	dirty   bool              // applied or extra moved since the last freeze
 	base    standing          // in the file; its extra is not used
 	home    home              // the bucket of base.gen
@@ -39,7 +40,7 @@ type state struct {
 var _ replication.State = (*state)(nil)
 
 func newState(s *Store, key stateKey, m standing) *state {
-	return &state{s: s, key: key, live: newOverlay(), applied: m.applied, extra: m.extra, base: m, home: key.home(m.gen)}
+	return &state{s: s, key: key, live: newOverlay(), applied: m.applied, extra: m.extra, pieces: newPieces(m.pieces), base: m, home: key.home(m.gen)}
 }
 
 // home is the bucket of one generation: its name, and the sum of that, with which
@@ -207,7 +208,7 @@ func (st *state) Apply(index uint64, entries []fulcrum.Entry, extra map[string][
 	}
 	st.fresh += len(entries)
 	st.applied = index
-	st.extra = with(st.extra, extra)
+	st.setExtra(extra)
 	if !st.dirty {
 		st.dirty = true
 		notify(st.s.dirtyC)
@@ -275,6 +276,9 @@ func (st *state) Extra(key string) ([]byte, error) {
 	if st.dropped {
 		return nil, errDropped
 	}
+	if isPiece(key) {
+		return st.pieces.get(key), nil
+	}
 	return slices.Clone(st.extra[key]), nil
 }
 
@@ -315,6 +319,7 @@ func (st *state) freeze() bool {
 		return false
 	}
 	st.frozen, st.live = st.live, newOverlay()
+	st.pieces.freeze()
 	st.target = standing{gen: st.base.gen, applied: st.applied, tally: st.base.tally, extra: st.extra}
 	st.dirty = false
 	st.turns++
@@ -335,6 +340,7 @@ func (st *state) thaw() {
 	})
 	st.frozen.bytes += st.live.bytes
 	st.live, st.frozen = st.frozen, nil
+	st.pieces.thaw()
 	st.dirty = true
 	st.turns++
 }
@@ -343,7 +349,7 @@ func (st *state) thaw() {
 // the state then stands.
 func (st *state) write(tx *bbolt.Tx) (standing, error) {
 	st.mu.RLock()
-	frozen, m, at := st.frozen, st.target, st.home
+	frozen, m, at, changed := st.frozen, st.target, st.home, st.pieces.frozen
 	st.mu.RUnlock()
 	b, err := tx.CreateBucketIfNotExists(at.name)
 	if err != nil {
@@ -354,6 +360,9 @@ func (st *state) write(tx *bbolt.Tx) (standing, error) {
 		if err := putEntry(b, at.seed, it.Item(), &m.tally); err != nil {
 			return m, err
 		}
+	}
+	if err := putPieces(tx, st.key, changed); err != nil {
+		return m, err
 	}
 	return m, putStanding(tx, st.key, m)
 }
@@ -377,8 +386,8 @@ func putStanding(tx *bbolt.Tx, key stateKey, m standing) error {
 	return setStanding(tx, k, m.encode(k))
 }
 
-// setStanding stores where a state stands, or removes that (nil), and keeps the sum
-// of all sums.
+// setStanding stores where a state stands, or a piece, or removes that (nil), and keeps
+// the sum of all sums.
 func setStanding(tx *bbolt.Tx, k, stored []byte) error {
 	b := tx.Bucket(statesBucket)
 	t := tally{sums: b.Sequence()}

@@ -120,14 +120,25 @@ var entryGen = rapid.Custom(func(t *rapid.T) fulcrum.Entry {
 	return e
 })
 
-var extraGen = rapid.MapOfN(rapid.SampledFrom([]string{"x", "y"}), rapid.StringN(1, 4, 8), 0, 2)
+var extraNames = []string{"x", "y", "p" + replication.PieceMark + "1", "p" + replication.PieceMark + "2"}
+
+// extraGen draws extras; an empty value removes one.
+var extraGen = rapid.MapOfN(rapid.SampledFrom(extraNames), rapid.StringN(0, 4, 8), 0, 3)
 
 func asBytes(extra map[string]string) map[string][]byte {
 	m := map[string][]byte{}
 	for k, v := range extra {
-		m[k] = []byte(v)
+		m[k] = nil
+		if v != "" {
+			m[k] = []byte(v)
+		}
 	}
 	return m
+}
+
+func (m *modelState) setExtra(extra map[string]string) {
+	maps.Copy(m.extra, extra)
+	maps.DeleteFunc(m.extra, func(_, v string) bool { return v == "" })
 }
 
 // TestStateIsAMap runs random changes on states of one store against maps, with
@@ -183,7 +194,7 @@ func TestStateIsAMap(t *testing.T) {
 				for _, e := range entries {
 					m.put(e)
 				}
-				maps.Copy(m.extra, extra)
+				m.setExtra(extra)
 				m.remember()
 				if err := st.Apply(m.at-1, nil, nil); err == nil {
 					t.Fatal("the applied position went back")
@@ -229,7 +240,8 @@ func TestStateIsAMap(t *testing.T) {
 					return
 				}
 				ok(err)
-				m.at, m.entries, m.extra = at, map[string]fulcrum.Entry{}, extra
+				m.at, m.entries, m.extra = at, map[string]fulcrum.Entry{}, map[string]string{}
+				m.setExtra(extra)
 				for _, e := range entries {
 					m.put(e)
 				}
@@ -240,7 +252,7 @@ func TestStateIsAMap(t *testing.T) {
 				m.at = rapid.Uint64Range(0, 30).Draw(t, "index")
 				extra := extraGen.Draw(t, "extra")
 				ok(st.Rebase(m.at, asBytes(extra)))
-				maps.Copy(m.extra, extra)
+				m.setExtra(extra)
 				m.forget()
 			},
 			"drop group 1": func(t *rapid.T) {
@@ -317,7 +329,7 @@ func (m *modelState) same(t *rapid.T, st replication.State) error {
 	if err != nil || !equal(e, m.entries[string(key)]) {
 		return fmt.Errorf("get %q gives %+v, %v; want %+v", key, e, err, m.entries[string(key)])
 	}
-	for _, name := range []string{"x", "y"} {
+	for _, name := range extraNames {
 		if b, err := st.Extra(name); err != nil || string(b) != m.extra[name] {
 			return fmt.Errorf("extra %s is %q, %v; want %q", name, b, err, m.extra[name])
 		}

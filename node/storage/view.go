@@ -19,6 +19,7 @@ type view struct {
 	over  []*overlay // newest first
 	index uint64
 	extra map[string][]byte
+	kept  pieces
 	tx    *bbolt.Tx // nil once closed
 }
 
@@ -74,7 +75,7 @@ func (st *state) cover(tx *bbolt.Tx, turns uint64) (*view, error) {
 	if st.turns != turns {
 		return nil, nil
 	}
-	v := &view{st: st, home: st.home, index: st.applied, extra: st.extra, tx: tx}
+	v := &view{st: st, home: st.home, index: st.applied, extra: st.extra, kept: st.pieces.copy(), tx: tx}
 	v.over = append(v.over, st.live.copy())
 	if st.frozen != nil {
 		v.over = append(v.over, st.frozen)
@@ -85,8 +86,16 @@ func (st *state) cover(tx *bbolt.Tx, turns uint64) (*view, error) {
 // Index is the applied position of the picture.
 func (v *view) Index() uint64 { return v.index }
 
-// Extra returns the extras of the picture.
-func (v *view) Extra() map[string][]byte { return maps.Clone(v.extra) }
+// Extra returns the extras of the picture. The values must not be modified.
+func (v *view) Extra() map[string][]byte {
+	all := make(map[string][]byte, len(v.extra)+v.kept.all.Len())
+	maps.Copy(all, v.extra)
+	v.kept.all.Scan(func(name string, value []byte) bool {
+		all[name] = value
+		return true
+	})
+	return all
+}
 
 // Scan calls f for the entries of start <= key < end, tombstones included, in
 // order, until f returns false. f may keep them.

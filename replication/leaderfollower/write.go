@@ -23,6 +23,7 @@ type pending struct {
 	index    uint64
 	effect   bool // index is its own record, not only the last that it saw
 	results  []fulcrum.Result
+	orElse   bool // a condition of the transaction did not hold
 	acks     int
 	needed   int
 }
@@ -66,6 +67,10 @@ func (g *Group) inSync() (n int) {
 func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replication.WriteReply, error) {
 	ctx, cancel := contextWithin(ctx, 0)
 	defer cancel()
+	if req.ID != "" {
+		return replication.WriteReply{}, g.refuse(fulcrum.CodeMode, "leader-follower mode keeps no request ids").
+			WithHint("request ids are kept in raft keyspaces: use one, or send no id")
+	}
 	switch req.Level.Kind {
 	case consistency.Default, consistency.Linearizable: // other names of quorum here, see the promise table
 		req.Level = consistency.L(consistency.QuorumOf)
@@ -86,7 +91,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return replication.WriteReply{Results: p.results, Outcome: replication.Outcome{
+	return replication.WriteReply{Results: p.results, Else: p.orElse, Outcome: replication.Outcome{
 		Given: given, Leader: g.env.Node, Acks: p.acks, Needed: p.needed,
 		Position: replication.Position{Term: p.term, Index: p.index},
 	}}, nil
@@ -94,20 +99,34 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 
 // newPending owns its bytes: the record may be ordered after the caller gave up.
 func (g *Group) newPending(req replication.WriteRequest) (*pending, error) {
-	if len(req.Writes) == 0 || len(req.Writes) > fulcrum.MaxOpsPerBatch {
+	if !req.Transaction() && (len(req.Writes) == 0 || len(req.Writes) > fulcrum.MaxOpsPerBatch) {
 		return nil, g.refuse(fulcrum.CodeInvalid, "%d writes in one request, want 1 to %d", len(req.Writes), fulcrum.MaxOpsPerBatch)
 	}
+	if err := req.Check(g.env.MaxValue); err != nil {
+		return nil, err
+	}
 	p := &pending{done: make(chan error, 1)}
-	p.req = replication.WriteRequest{Atomic: req.Atomic, Level: req.Level, Writes: make([]fulcrum.Write, len(req.Writes))}
-	for i, w := range req.Writes {
-		if err := w.Check(g.env.MaxValue); err != nil {
-			return nil, fulcrum.AsError(err)
-		}
-		w.Key, w.Value, w.Expect = bytes.Clone(w.Key), bytes.Clone(w.Value), bytes.Clone(w.Expect)
-		p.req.Writes[i] = w
-		p.size += int64(len(w.Key) + len(w.Value) + len(w.Expect) + 64)
+	p.req = replication.WriteRequest{Atomic: req.Atomic, Level: req.Level, Writes: p.owned(req.Writes), Else: p.owned(req.Else)}
+	for _, c := range req.If {
+		c.Key, c.Value = bytes.Clone(c.Key), bytes.Clone(c.Value)
+		p.req.If = append(p.req.If, c)
+		p.size += int64(len(c.Key) + len(c.Value) + 64)
 	}
 	return p, nil
+}
+
+// owned copies writes and adds them to p's size.
+func (p *pending) owned(writes []fulcrum.Write) []fulcrum.Write {
+	if len(writes) == 0 {
+		return nil
+	}
+	out := make([]fulcrum.Write, len(writes))
+	for i, w := range writes {
+		w.Key, w.Value, w.Expect = bytes.Clone(w.Key), bytes.Clone(w.Value), bytes.Clone(w.Expect)
+		out[i] = w
+		p.size += int64(len(w.Key) + len(w.Value) + len(w.Expect) + 64)
+	}
+	return out
 }
 
 // submit queues p and waits for its outcome. A request that was not yet ordered
@@ -323,19 +342,19 @@ func (ev *evaluation) order(p *pending, term uint64) (rec record, ok bool) {
 	if !ev.newest.Less(stamp) {
 		stamp = fulcrum.Version{Time: ev.newest.Time + 1, Actor: g.env.Actor}
 	}
-	entries, results, last, err := replication.Evaluate(p.req, ev.get, stamp, g.env.MaxValue)
+	left, err := replication.Evaluate(p.req, ev.get, stamp, g.env.MaxValue)
 	if err != nil {
 		g.mu.Lock()
 		p.finish(g.refuse(fulcrum.CodeDisk, "read before write: %v", err))
 		g.mu.Unlock()
 		return record{}, false
 	}
-	p.results = results
-	if len(entries) == 0 {
+	p.results, p.orElse = left.Results, left.Else
+	if len(left.Entries) == 0 {
 		return record{}, false
 	}
-	ev.newest = later(ev.newest, last)
-	rec = newRecord(kindWrite, term, g.env.Node, entries)
+	ev.newest = later(ev.newest, left.Last)
+	rec = newRecord(kindWrite, term, g.env.Node, left.Entries)
 	for _, e := range rec.entries {
 		ev.fresh[string(e.Key)] = e
 		ev.newest = later(ev.newest, e.Version)

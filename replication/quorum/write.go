@@ -73,6 +73,13 @@ func (g *Group) admit(ctx context.Context, req replication.WriteRequest) (need, 
 		return need{}, g.errFenced()
 	}
 	const other = "use a keyspace in mode raft or leader-follower"
+	switch {
+	case req.ID != "":
+		return need{}, g.errorf(fulcrum.CodeMode, "quorum mode keeps no request ids").
+			WithHint("request ids are kept in raft keyspaces: use one, or send no id")
+	case req.Transaction():
+		return need{}, g.errorf(fulcrum.CodeMode, "quorum mode has no transactions: nobody orders the writes").WithHint(other)
+	}
 	if req.Atomic && len(req.Writes) > 1 {
 		return need{}, g.errorf(fulcrum.CodeMode, "quorum mode cannot apply %d writes as one", len(req.Writes)).WithHint(other)
 	}

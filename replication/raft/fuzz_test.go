@@ -8,6 +8,7 @@ import (
 	hraft "github.com/hashicorp/raft"
 
 	"fulcrum"
+	"fulcrum/replication"
 )
 
 type replicationNode = fulcrum.NodeID
@@ -22,6 +23,10 @@ func FuzzMessages(f *testing.F) {
 	f.Add(encodeVote(msgVote, 1, 2, 3, true))
 	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
 	f.Add(entry{kind: entryBatch, items: [][]byte{[]byte("x")}}.encode())
+	txn := replication.WriteRequest{ID: "id", If: []fulcrum.Compare{{Key: []byte("k")}}, Writes: []fulcrum.Write{{Op: fulcrum.OpGet, Key: []byte("k")}},
+		Else: []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: []byte("v")}}}
+	f.Add(encodeRequest(txn))
+	f.Add(encodeOutcome(txn, elseRan{{Applied: true, Entry: fulcrum.Entry{Key: []byte("k"), Version: fulcrum.Version{Time: 9}}}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return
@@ -39,12 +44,22 @@ func FuzzMessages(f *testing.F) {
 			}
 		}
 		_, _ = decodeEntry(b)
-		_, _ = decodeRequest(b)
+		if req, err := decodeRequest(b); err == nil {
+			if again, err := decodeRequest(encodeRequest(req)); err != nil || sumOf(again) != sumOf(req) {
+				t.Errorf("request: %v", err)
+			}
+			_, _ = decodeOutcome(req, b)
+		}
+		_, _ = decodeIDs(b)
+		_ = (&idSegment{data: b}).each(func(int, idRecord) {})
 		_, _, _ = splitSnapshot(b)
 		_, _ = decodeProgress(b, 1)
 		_, _ = openReply(b)
 		br := bufio.NewReader(bytes.NewReader(b))
 		if _, err := readStreamHead(br); err == nil {
+			if _, err := receiveIDs(br, 1, map[string][]byte{}); err != nil {
+				return
+			}
 			_ = readEntries(br, func(fulcrum.Entry) error { return nil })
 		}
 	})

@@ -87,13 +87,8 @@ func (g *Group) Handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]
 
 // Write implements replication.Group: every level is a majority's.
 func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replication.WriteReply, error) {
-	if len(req.Writes) == 0 {
-		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeInvalid, "no writes")
-	}
-	for _, w := range req.Writes {
-		if err := w.Check(g.env.MaxValue); err != nil {
-			return replication.WriteReply{}, fulcrum.AsError(err)
-		}
+	if err := req.Check(g.env.MaxValue); err != nil {
+		return replication.WriteReply{}, err
 	}
 	if at := g.keeper.fence.Load(); at != nil && !mutant.On("switch-no-fence") {
 		return replication.WriteReply{}, errFenced(*at)
@@ -106,7 +101,11 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 		return replication.WriteReply{}, err
 	}
 	results, ok := a.value.([]fulcrum.Result)
-	if !ok {
+	otherwise, orElse := a.value.(elseRan)
+	switch {
+	case orElse:
+		results = otherwise
+	case !ok:
 		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but without a result")
 	}
 	need := len(g.env.Replicas)/2 + 1
@@ -114,7 +113,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	if req.Level.Kind == consistency.Linearizable {
 		given = req.Level
 	}
-	return replication.WriteReply{Results: results, Outcome: replication.Outcome{
+	return replication.WriteReply{Results: results, Else: orElse, Outcome: replication.Outcome{
 		Given: given, Leader: g.env.Node, Acks: max(need, 1+g.core.peers.holding(a.index)), Needed: need,
 		Position: replication.Position{Term: a.term, Index: a.index},
 	}}, nil

@@ -35,7 +35,7 @@ func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper 
 func draws[T any](t *rapid.T, label string, of ...T) T { return rapid.SampledFrom(of).Draw(t, label) }
 
 func anyEntry(t *rapid.T, index uint64) *hraft.Log {
-	e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
+	e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")) << rapid.SampledFrom([]int{0, 35}).Draw(t, "far"), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
 	for range rapid.IntRange(1, 4).Draw(t, "requests") {
 		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
 		for range rapid.IntRange(1, 3).Draw(t, "writes") {
@@ -45,6 +45,13 @@ func anyEntry(t *rapid.T, index uint64) *hraft.Log {
 				w.If, w.At = fulcrum.IfAlways, fulcrum.Version{Time: uint64(rapid.IntRange(1, 99).Draw(t, "at")), Actor: 9}
 			}
 			req.Writes = append(req.Writes, w)
+		}
+		if rapid.Bool().Draw(t, "named") {
+			req.ID = fulcrum.RequestID(draws(t, "id", "i", "j", "k", "l"))
+		}
+		if rapid.Bool().Draw(t, "conditional") {
+			req.If = []fulcrum.Compare{{Key: []byte(draws(t, "key", "a", "b", "c")), Op: draws(t, "compare", fulcrum.Equal, fulcrum.Greater)}}
+			req.Else = []fulcrum.Write{{Op: fulcrum.OpAppend, Key: []byte("a"), Value: []byte("x")}, {Op: fulcrum.OpGet, Key: []byte("b")}}
 		}
 		e.items = append(e.items, encodeRequest(req))
 	}
@@ -64,8 +71,19 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 		var newest fulcrum.Version
 		for _, l := range logs {
 			res := a.apply([]*hraft.Log{l})[0].(*entryResult)
-			for _, item := range res.items {
-				for _, r := range item.([]fulcrum.Result) {
+			e, err := decodeEntry(l.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, item := range res.items {
+				if req, err := decodeRequest(e.items[i]); err != nil || req.ID != "" {
+					continue // it may be the answer of another time
+				}
+				results, ok := item.([]fulcrum.Result)
+				if !ok {
+					results = item.(elseRan)
+				}
+				for _, r := range results {
 					if r.Applied && r.Entry.Version.Actor != 9 {
 						if !newest.Less(r.Entry.Version) {
 							t.Fatalf("version %v after %v", r.Entry.Version, newest)
@@ -103,6 +121,9 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 		}
 		if !reflect.DeepEqual(one.Dump(), other.Dump()) || a.get() != b.get() {
 			t.Fatalf("one %v %v\nother %v %v", one.Dump(), a.get(), other.Dump(), b.get())
+		}
+		if got, want := idsOf(t, other), idsOf(t, one); !reflect.DeepEqual(got, want) || !reflect.DeepEqual(a.ids.places, b.ids.places) {
+			t.Fatalf("ids %v\nother %v\n%v\n%v", want, got, a.ids.places, b.ids.places)
 		}
 	})
 }

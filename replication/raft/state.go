@@ -1,7 +1,6 @@
 package raft
 
 import (
-	"encoding/binary"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -65,6 +64,7 @@ type keeper struct {
 	prog  progress
 	base  fulcrum.Version                      // the floor
 	fence atomic.Pointer[replication.Position] // non-nil: fenced
+	ids   *idTable                             // of the goroutine that applies
 }
 
 func openKeeper(c *core, env replication.Env) (*keeper, error) {
@@ -78,6 +78,9 @@ func openKeeper(c *core, env replication.Env) (*keeper, error) {
 		return nil, err
 	}
 	k.set(p)
+	if k.ids, err = openIDs(env); err != nil {
+		return nil, err
+	}
 	return k, k.readFloor()
 }
 
@@ -147,6 +150,7 @@ func (k *keeper) apply(logs []*hraft.Log) []any {
 		return results
 	}
 	extra := map[string][]byte{extraProgress: b.prog.encode(k.env.Epoch)}
+	k.ids.changes(extra)
 	if err := k.env.State.Apply(last, b.entries, extra); err != nil {
 		_ = k.core.store.broken(fmt.Sprintf("apply up to entry %d", last), err)
 		return make([]any, len(logs))
@@ -202,17 +206,18 @@ func (b *pending) entry(l *hraft.Log) (*entryResult, error) {
 		res.err = errFenced(b.prog.fence)
 		return res, nil
 	}
+	b.ids.advance(e.stamp)
 	for _, item := range e.items {
 		req, err := decodeRequest(item)
 		if err != nil {
 			res.items = append(res.items, error(&fulcrum.Error{Code: fulcrum.CodeInternal, Detail: err.Error()}))
 			continue
 		}
-		results, err := b.evaluate(req, e.stamp)
+		answer, err := b.once(req, e.stamp)
 		if err != nil {
 			return nil, err
 		}
-		res.items = append(res.items, results)
+		res.items = append(res.items, answer)
 	}
 	return res, nil
 }
@@ -226,23 +231,32 @@ func above(stamp, v fulcrum.Version) fulcrum.Version {
 	return stamp
 }
 
-func (b *pending) evaluate(req replication.WriteRequest, stamp fulcrum.Version) ([]fulcrum.Result, error) {
+// elseRan is the results of a request whose conditions did not hold.
+type elseRan []fulcrum.Result
+
+// evaluate returns the results of req, as []fulcrum.Result or elseRan.
+func (b *pending) evaluate(req replication.WriteRequest, stamp fulcrum.Version) (any, error) {
 	stamp = above(stamp, b.prog.last)
-	for _, w := range req.Writes {
-		old, err := b.get(w.Key)
-		if err != nil {
-			return nil, err
+	for _, list := range [][]fulcrum.Write{req.Writes, req.Else} {
+		for _, w := range list {
+			old, err := b.get(w.Key)
+			if err != nil {
+				return nil, err
+			}
+			stamp = above(stamp, old.Version)
 		}
-		stamp = above(stamp, old.Version)
 	}
-	entries, results, _, err := replication.Evaluate(req, b.get, stamp, b.env.MaxValue)
+	ev, err := replication.Evaluate(req, b.get, stamp, b.env.MaxValue)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range entries {
+	for _, e := range ev.Entries {
 		b.put(e)
 	}
-	return results, nil
+	if ev.Else {
+		return elseRan(ev.Results), nil
+	}
+	return ev.Results, nil
 }
 
 // encodeRequest is a WriteRequest as it stands in an entry; its level does not matter.
@@ -251,31 +265,14 @@ func encodeRequest(req replication.WriteRequest) []byte {
 	for _, w := range req.Writes {
 		size += len(w.Key) + len(w.Value) + len(w.Expect) + 64
 	}
-	b := append(make([]byte, 0, size), boolByte(req.Atomic))
-	b = binary.AppendUvarint(b, uint64(len(req.Writes)))
-	for _, w := range req.Writes {
-		b = fulcrum.AppendWrite(b, w)
-	}
-	return b
+	return replication.AppendOperations(make([]byte, 0, size), req)
 }
 
 func decodeRequest(b []byte) (replication.WriteRequest, error) {
 	r := fulcrum.NewReader(b)
-	req := replication.WriteRequest{Atomic: r.Byte() == 1}
-	n := r.Uvarint()
-	if n > uint64(len(b)) {
-		return req, fmt.Errorf("%d writes in %d bytes: %w", n, len(b), fulcrum.ErrShort)
+	req, err := replication.ReadOperations(r)
+	if err != nil {
+		return req, err
 	}
-	rest := r.Rest()
-	for range n {
-		w, more, err := fulcrum.DecodeWrite(rest)
-		if err != nil {
-			return req, err
-		}
-		req.Writes, rest = append(req.Writes, w), more
-	}
-	if len(rest) > 0 {
-		return req, errTrailing
-	}
-	return req, r.Err()
+	return req, finish(r)
 }

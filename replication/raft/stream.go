@@ -30,9 +30,10 @@ func (k *keeper) capture() func(snapshotMeta) error {
 // uncut until the next attempt.
 const flushLimit = time.Minute
 
-// The stream of a snapshot: version, index of the view, progress, floor, then each entry
-// with its length before it, then an empty one as the end.
-const streamVersion = 1
+// The stream of a snapshot: version, index of the view, progress, floor, where the
+// request ids stand and their segments (see idStream), then each entry with its length
+// before it, then an empty one as the end.
+const streamVersion = 2
 
 // open streams the State as it is now, which is at m or further.
 func (k *keeper) open(m snapshotMeta) (snapshotMeta, io.ReadCloser, error) {
@@ -45,8 +46,13 @@ func (k *keeper) open(m snapshotMeta) (snapshotMeta, io.ReadCloser, error) {
 	// Entries without a request (elections, barriers) do not move the State, so the
 	// view may seem to be before the snapshot; it is not.
 	s.buf.Write(uvarints(nil, max(v.Index(), m.Index)))
-	s.buf.Write(fulcrum.AppendBytes(nil, v.Extra()[extraProgress]))
-	s.buf.Write(fulcrum.AppendBytes(nil, v.Extra()[replication.FloorKey]))
+	extra := v.Extra()
+	s.buf.Write(fulcrum.AppendBytes(nil, extra[extraProgress]))
+	s.buf.Write(fulcrum.AppendBytes(nil, extra[replication.FloorKey]))
+	if s.ids, err = streamIDs(&s.buf, extra); err != nil {
+		_ = v.Close()
+		return m, nil, err
+	}
 	return m, s, nil
 }
 
@@ -54,6 +60,7 @@ func (k *keeper) open(m snapshotMeta) (snapshotMeta, io.ReadCloser, error) {
 type stream struct {
 	view replication.View
 	buf  bytes.Buffer
+	ids  [][]byte // segments that are not yet in buf
 	next []byte
 	done bool
 }
@@ -68,6 +75,11 @@ func (s *stream) Read(p []byte) (int, error) {
 }
 
 func (s *stream) fill() error {
+	if len(s.ids) > 0 {
+		s.buf.Write(fulcrum.AppendBytes(nil, s.ids[0]))
+		s.ids = s.ids[1:]
+		return nil
+	}
 	full := false
 	err := s.view.Scan(s.next, nil, func(e fulcrum.Entry) bool {
 		s.buf.Write(fulcrum.AppendBytes(nil, fulcrum.AppendEntry(nil, e)))
@@ -111,11 +123,16 @@ func (k *keeper) install(m snapshotMeta, r io.Reader) error {
 	if len(head.floor) > 0 {
 		extra[replication.FloorKey] = head.floor
 	}
+	ids, err := receiveIDs(br, k.env.Epoch, extra)
+	if err != nil {
+		return err
+	}
 	err = k.env.State.Install(head.index, extra, func(put func(fulcrum.Entry) error) error { return readEntries(br, put) })
 	if err != nil {
 		return err
 	}
 	k.set(p)
+	k.ids = ids
 	if err := k.readFloor(); err != nil {
 		return err
 	}

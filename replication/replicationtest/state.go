@@ -127,6 +127,10 @@ func (p *picture) put(e fulcrum.Entry) {
 
 func (p *picture) setExtra(extra map[string][]byte) {
 	for k, v := range extra {
+		if v == nil {
+			delete(p.extra, k)
+			continue
+		}
 		p.extra[k] = bytes.Clone(v)
 	}
 }

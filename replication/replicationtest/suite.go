@@ -51,6 +51,7 @@ func TestGroup(t *testing.T, cfg Config) {
 		{"a scan is in order, bounded, and says when there is more", 3, (*suite).scanned},
 		{"a batch has a result for each write", 3, (*suite).batched},
 		{"conditions hold, or are refused with the mode", 3, (*suite).conditions},
+		{"a transaction runs one of its branches", 3, (*suite).transactions},
 		{"a batch is all or nothing when it is atomic", 3, (*suite).atomicBatch},
 		{"acknowledged writes survive the restart of one replica", 3, (*suite).restartOne},
 		{"acknowledged writes survive the restart of all replicas", 3, (*suite).restartAll},
@@ -216,6 +217,31 @@ func (s *suite) batched() {
 	s.read("n3", "b", "2")
 }
 
+// txn puts value at key where nothing stands, or else reads it.
+func (s *suite) txn(key, value string) replication.WriteRequest {
+	return replication.WriteRequest{Level: s.cfg.Write, Atomic: true, If: []fulcrum.Compare{{Key: []byte(key)}},
+		Writes: []fulcrum.Write{putOf(key, value)}, Else: []fulcrum.Write{{Op: fulcrum.OpGet, Key: []byte(key)}, putOf("seen", value)}}
+}
+
+func (s *suite) transactions() {
+	if !s.cfg.Atomic {
+		return // refused: see conditions
+	}
+	for i, id := range s.c.IDs {
+		r, err := s.c.Write(s.within(patience), id, s.txn("lock", string(id)))
+		switch {
+		case err != nil:
+			s.Errorf("through %s: %v", id, err)
+		case r.Else != (i > 0):
+			s.Errorf("through %s: else %v", id, r.Else)
+		case i > 0 && (len(r.Results) != 2 || string(r.Results[0].Entry.Value) != "n1" || r.Results[0].Applied):
+			s.Errorf("through %s: %+v", id, r.Results)
+		}
+	}
+	s.read("n2", "lock", "n1")
+	s.read("n1", "seen", "n3")
+}
+
 func (s *suite) conditions() {
 	absent := putOf("k", "first")
 	absent.If = fulcrum.IfAbsent
@@ -223,6 +249,11 @@ func (s *suite) conditions() {
 		_, err := s.c.Write(s.within(patience), "n1", replication.WriteRequest{Writes: []fulcrum.Write{absent}, Level: s.cfg.Write})
 		if !errors.Is(err, fulcrum.ErrMode) {
 			s.Errorf("a condition: got %v, want it refused with the mode", err)
+		}
+		for _, req := range []replication.WriteRequest{s.txn("k", "v"), {Writes: []fulcrum.Write{putOf("k", "v")}, ID: "id"}} {
+			if _, err := s.c.Write(s.within(patience), "n1", req); !errors.Is(err, fulcrum.ErrMode) {
+				s.Errorf("%+v: got %v, want it refused with the mode", req, err)
+			}
 		}
 		return
 	}
