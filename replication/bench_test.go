@@ -36,8 +36,8 @@ func BenchmarkEvaluate(b *testing.B) {
 			get := func(key []byte) (fulcrum.Entry, error) { return fulcrum.Entry{}, nil }
 			b.ReportAllocs()
 			for b.Loop() {
-				if entries, _, _, err := Evaluate(req, get, fulcrum.Version{Time: 1}, fulcrum.DefaultMaxValue); err != nil || len(entries) != n {
-					b.Fatal(len(entries), err)
+				if got, err := Evaluate(req, get, fulcrum.Version{Time: 1}, fulcrum.DefaultMaxValue); err != nil || len(got.Entries) != n {
+					b.Fatal(len(got.Entries), err)
 				}
 			}
 		})
