@@ -31,7 +31,7 @@ type formed struct {
 }
 
 // Fields returns r as names and values, in stable order. Unknown or empty ones
-// (no leader, staleness not known) are left out. Staleness is in milliseconds,
+// (no leader, staleness not known) are left out. Staleness and clock bound are in milliseconds,
 // rounded up, and latency in microseconds, as their names say.
 func (r Receipt) Fields() []Field {
 	formed := r.formed()
@@ -68,6 +68,9 @@ func (r Receipt) formed() []formed {
 	}
 	if r.Staleness >= 0 {
 		num("staleness-ms", ceilMillis(r.Staleness))
+	}
+	if r.ClockBound > 0 {
+		num("clock-bound-ms", ceilMillis(r.ClockBound))
 	}
 	num("hinted", int64(r.Hinted))
 	num("repaired", int64(r.Repaired))
@@ -170,6 +173,7 @@ func ReceiptOf(header string) (Receipt, error) {
 	if _, ok := m["staleness-ms"]; ok {
 		r.Staleness = time.Duration(integer("staleness-ms")) * time.Millisecond
 	}
+	r.ClockBound = time.Duration(integer("clock-bound-ms")) * time.Millisecond
 	return r, err
 }
 

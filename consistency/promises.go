@@ -32,23 +32,33 @@ func raftWrite(k Kind) Promise {
 
 func raftRead(k Kind) Promise {
 	switch k {
-	case Linearizable, Lease, Bounded:
-		p := Promise{
-			Guarantee:  "The answer holds every write acknowledged before the read began.",
-			Asked:      "leader, then all voters (one round shared by the reads that wait)",
-			Needed:     "majority of voters",
+	case Linearizable:
+		return Promise{
+			Guarantee:  "The answer holds every write acknowledged before the read began, whichever replica gives it.",
+			Asked:      "any replica; it asks the leader, which asks all voters (one question and one round for all reads that wait)",
+			Needed:     "majority of voters, then 1 replica that has applied what the leader had committed",
 			RoundTrips: "1, and 1 more to the leader from another replica",
 			Minority:   "refused",
 			Checker:    CheckLinearizable,
 		}
-		if k == Lease {
-			p.Guarantee = "As linearizable: this Raft confirms the leader by a round instead of a clock, so the bound on clocks is nil."
+	case Lease:
+		return Promise{
+			Guarantee:  "As linearizable, as long as clocks run at about the same speed: voters have promised to elect nobody else for a moment. The receipt states the bound, or none where the read took a round.",
+			Asked:      "leader; all voters when the lease has run out",
+			Needed:     "leader, holding a lease; else majority of voters",
+			RoundTrips: "0, or 1 a lease, and 1 more to the leader from another replica",
+			Minority:   "answered by the leader until its lease ends, well before another is elected, then refused",
+			Checker:    CheckLinearizable,
 		}
-		if k == Bounded {
-			p.Guarantee = "The answer is at the most that stale: the leader gives it, confirmed by a round, since no follower can prove its lag."
-			p.Checker = CheckBounded
+	case Bounded:
+		return Promise{
+			Guarantee:  "The answer is at the most that stale: the replica has proved it by its last question to the leader, on its own clock alone, or asks anew. The receipt says how stale it may be.",
+			Asked:      "nearest replica, then the leader and all voters",
+			Needed:     "1 replica whose lag is proved, else majority of voters",
+			RoundTrips: "0, or as linearizable",
+			Minority:   "answered until the bound is over, then refused",
+			Checker:    CheckBounded,
 		}
-		return p
 	case Session:
 		return sessionRead("log index")
 	case Prefix:

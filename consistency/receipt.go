@@ -25,10 +25,13 @@ type Receipt struct {
 	Found     bool            // reads: a live value stood there
 	Durable   string          // "fsync", "interval" or "memory"
 	Staleness time.Duration   // how old the answer may be at the most; negative: not known
-	Hinted    int             // hints left for replicas that were away
-	Repaired  int             // replicas brought up to date by this read
-	Siblings  int             // concurrent versions seen
-	Session   Token           // the token to send with the next request
-	Latency   time.Duration
-	Unsealed  *Unsealed // in the place of Session, where the request did not ask for that; else nil
+	// ClockBound is what the answer rests on, if it rests on a lease: no other replica's
+	// clock gains so much on the leader's meanwhile. 0: it rests on no clock.
+	ClockBound time.Duration
+	Hinted     int   // hints left for replicas that were away
+	Repaired   int   // replicas brought up to date by this read
+	Siblings   int   // concurrent versions seen
+	Session    Token // the token to send with the next request
+	Latency    time.Duration
+	Unsealed   *Unsealed // in the place of Session, where the request did not ask for that; else nil
 }

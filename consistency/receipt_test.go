@@ -19,8 +19,8 @@ func TestReceiptHeader(t *testing.T) {
 	if got := r.Header(); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
-	r.Found, r.Staleness, r.Leader, r.Level = true, 1500*time.Microsecond, "n2", Level{Kind: Bounded, Bound: 2 * time.Second}
-	for _, part := range []string{", found, ", "staleness-ms=2", `leader="n2"`, "level=bounded:2s"} {
+	r.Found, r.Staleness, r.ClockBound, r.Leader, r.Level = true, 1500*time.Microsecond, 99500*time.Microsecond, "n2", Level{Kind: Bounded, Bound: 2 * time.Second}
+	for _, part := range []string{", found, ", "staleness-ms=2", "clock-bound-ms=100", `leader="n2"`, "level=bounded:2s"} {
 		if !strings.Contains(r.Header(), part) {
 			t.Errorf("%s is not in %s", part, r.Header())
 		}
@@ -40,8 +40,9 @@ func anyReceipt() *rapid.Generator[Receipt] {
 			Acks: n("acks"), Needed: n("needed"), Replicas: n("replicas"),
 			Version: fulcrum.Version{Time: rapid.Uint64().Draw(t, "time"), Actor: rapid.Uint32().Draw(t, "actor")},
 			Found:   rapid.Bool().Draw(t, "found"), Durable: rapid.SampledFrom([]string{"", "fsync", "memory"}).Draw(t, "durable"),
-			Staleness: rapid.SampledFrom([]time.Duration{-1, 0, 7 * time.Millisecond}).Draw(t, "staleness"),
-			Hinted:    n("hinted"), Repaired: n("repaired"), Siblings: n("siblings"),
+			Staleness:  rapid.SampledFrom([]time.Duration{-1, 0, 7 * time.Millisecond}).Draw(t, "staleness"),
+			ClockBound: rapid.SampledFrom([]time.Duration{0, 100 * time.Millisecond}).Draw(t, "clock bound"),
+			Hinted:     n("hinted"), Repaired: n("repaired"), Siblings: n("siblings"),
 			Latency: time.Duration(n("latency")) * time.Microsecond,
 		}
 	})

@@ -41,6 +41,15 @@ func raft() []Mutant {
 		// No shard has replicas without a vote.
 		{Name: "non-voter-counted", Breaks: "the round that confirms a leader counts replicas that have no vote",
 			Test: "replication/raft TestNonVoterDoesNotConfirm"},
+		// The leader, its follower and the client must be together on the small side, of five, for a moment.
+		{Name: "follower-read-no-confirm", Breaks: "a leader gives a follower a read index without asking whether it still leads",
+			Test: "replication/raft TestFollowerOfADeposedLeader"},
+		// The old leader must not hear of its heir, which the nemesis has no way to bring about.
+		{Name: "lease-past-transfer", Breaks: "a leader that hands over lets its voters off, and goes on answering under its lease",
+			Test: "replication/raft TestTransferGivesTheLeaseUp"},
+		{Name: "bounded-no-proof", Breaks: "a replica answers a bounded read on a proof of any age",
+			Mode: "raft", Write: "quorum", Read: "bounded:1s", Workload: "staleness", Nemesis: "partition-one",
+			Test: "replication/raft TestBoundedReadsAreProvedOrRefused"},
 		{Name: "no-index-wait", Breaks: "a follower answers a session before it has reached the session's token",
 			Mode: "raft", Write: "quorum", Read: "session", Workload: "session", Nemesis: "delay",
 			Test: "replication/raft TestSessionWaitsOrGoesToTheLeader"},

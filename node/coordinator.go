@@ -447,8 +447,8 @@ func backoff(attempt int) time.Duration {
 func needed(sh *catalog.Shard, a consistency.Access, l consistency.Level) int {
 	majority := len(sh.Replicas)/2 + 1
 	if sh.Mode != consistency.Quorum {
-		if local(sh, a, l) {
-			return 1
+		if local(sh, a, l) && !(sh.Mode == consistency.Raft && l.Kind == consistency.Bounded) {
+			return 1 // a Raft replica that cannot prove how stale it is asks the leader, which asks a majority
 		}
 		return majority
 	}
@@ -534,6 +534,7 @@ func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o
 		}
 	}
 	r.Replicas = len(sh.Replicas)
+	r.ClockBound = max(r.ClockBound, o.ClockBound)
 	r.Hinted += o.Hinted
 	r.Repaired += o.Repaired
 	if op.session == nil {

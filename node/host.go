@@ -479,8 +479,9 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	case consistency.LeaderFollower:
 		group, epoch := sh.Group, rec.Epoch
 		return leaderfollower.Open(env, leaderfollower.Options{
-			Lease:   func() (time.Time, bool) { return n.leaseFor(group, epoch) },
-			LostDir: filepath.Join(n.opt.Dir, "lost"),
+			Lease:      func() (time.Time, bool) { return n.leaseFor(group, epoch) },
+			ClockBound: takeoverTime - leaseTime,
+			LostDir:    filepath.Join(n.opt.Dir, "lost"),
 		})
 	}
 	return nil, fmt.Errorf("mode %v is not known to this version", rec.Mode)

@@ -20,7 +20,8 @@ func coordinator(name fulcrum.NodeID) *Node {
 
 func TestWhoIsAskedFirst(t *testing.T) {
 	ids := func(s ...fulcrum.NodeID) []fulcrum.NodeID { return s }
-	linearizable, one := consistency.L(consistency.Linearizable), consistency.L(consistency.One)
+	linearizable, lease, one := consistency.L(consistency.Linearizable), consistency.L(consistency.Lease), consistency.L(consistency.One)
+	bounded := consistency.Level{Kind: consistency.Bounded, Bound: time.Second}
 	tests := []struct {
 		name   string
 		at     fulcrum.NodeID
@@ -34,7 +35,12 @@ func TestWhoIsAskedFirst(t *testing.T) {
 	}{
 		{"nothing known: this node, then the others in their order", "n2", consistency.Raft, "", "", nil, consistency.Read, linearizable, ids("n2", "n1", "n3")},
 		{"a stranger asks them in their order", "n9", consistency.Raft, "", "", nil, consistency.Read, linearizable, ids("n1", "n2", "n3")},
-		{"who led the last time comes first", "n2", consistency.Raft, "", "n3", nil, consistency.Read, linearizable, ids("n3", "n2", "n1")},
+		{"who led the last time comes first", "n2", consistency.Raft, "", "n3", nil, consistency.Write, linearizable, ids("n3", "n2", "n1")},
+		{"this node's replica asks the leader itself", "n2", consistency.Raft, "", "n3", nil, consistency.Read, linearizable, ids("n2", "n3", "n1")},
+		{"a stranger asks the leader", "n9", consistency.Raft, "", "n3", nil, consistency.Read, linearizable, ids("n3", "n1", "n2")},
+		{"the leader alone has a lease", "n2", consistency.Raft, "", "n3", nil, consistency.Read, lease, ids("n3", "n2", "n1")},
+		{"this node's replica may have a proof", "n2", consistency.Raft, "", "n3", nil, consistency.Read, bounded, ids("n2", "n1", "n3")},
+		{"a leader that orders reads comes first", "n2", consistency.LeaderFollower, "n3", "", nil, consistency.Read, linearizable, ids("n3", "n2", "n1")},
 		{"the catalog's leader before a hint", "n2", consistency.LeaderFollower, "n1", "n3", nil, consistency.Write, linearizable, ids("n1", "n2", "n3")},
 		{"a local read does not go to the leader", "n2", consistency.LeaderFollower, "n1", "", nil, consistency.Read, one, ids("n2", "n1", "n3")},
 		{"a write at one does", "n2", consistency.LeaderFollower, "n1", "", nil, consistency.Write, one, ids("n1", "n2", "n3")},

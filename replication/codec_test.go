@@ -36,7 +36,7 @@ func anyPosition(t *rapid.T) Position {
 func anyOutcome(t *rapid.T) Outcome {
 	return Outcome{Given: anyLevel(t), Position: anyPosition(t), Leader: fulcrum.NodeID(rapid.String().Draw(t, "leader")),
 		Acks: rapid.IntRange(0, 9).Draw(t, "acks"), Needed: rapid.IntRange(0, 9).Draw(t, "needed"),
-		Staleness: time.Duration(rapid.Int64().Draw(t, "staleness")), Hinted: rapid.IntRange(0, 9).Draw(t, "hinted")}
+		Staleness: time.Duration(rapid.Int64().Draw(t, "staleness")), ClockBound: time.Duration(rapid.Int64Min(0).Draw(t, "clock bound")), Hinted: rapid.IntRange(0, 9).Draw(t, "hinted")}
 }
 
 // What is read is what was written, whatever the fields hold.

@@ -164,8 +164,11 @@ type Outcome struct {
 	Needed    int
 	Position  Position      // session floor: a read at or above it sees this
 	Staleness time.Duration // negative: not known
-	Hinted    int
-	Repaired  int
+	// ClockBound is how much the clock of another replica may gain on the leader's
+	// during the lease that the answer rests on; 0: it rests on no clock.
+	ClockBound time.Duration
+	Hinted     int
+	Repaired   int
 }
 
 // Status is what a replica knows of its group.

@@ -158,11 +158,11 @@ func TestRedisLateAnswer(t *testing.T) {
 // The receipt that RECEIPT gives in RESP2 has every field.
 func TestReceiptOf(t *testing.T) {
 	list := []any{"keyspace", "k", "mode", "leader-follower", "shard", int64(7), "epoch", int64(3), "level", "bounded:2s", "given", "quorum", "node", "n1", "leader", "n2",
-		"acks", int64(2), "needed", int64(1), "replicas", int64(3), "version", "ff.1", "found", int64(1), "durable", "fsync", "staleness_ms", "1.5",
+		"acks", int64(2), "needed", int64(1), "replicas", int64(3), "version", "ff.1", "found", int64(1), "durable", "fsync", "staleness_ms", "1.5", "clock_bound_ms", "100",
 		"hinted", int64(4), "repaired", int64(5), "siblings", int64(6), "latency_us", int64(250), "session", "tok"}
 	want := consistency.Receipt{Keyspace: "k", Mode: consistency.LeaderFollower, Shard: 7, Epoch: 3, Level: consistency.Level{Kind: consistency.Bounded, Bound: 2 * time.Second},
 		Given: consistency.L(consistency.QuorumOf), Node: "n1", Leader: "n2", Acks: 2, Needed: 1, Replicas: 3, Version: fulcrum.Version{Time: 255, Actor: 1}, Found: true,
-		Durable: "fsync", Staleness: 1500 * time.Microsecond, Hinted: 4, Repaired: 5, Siblings: 6, Session: "tok", Latency: 250 * time.Microsecond}
+		Durable: "fsync", Staleness: 1500 * time.Microsecond, ClockBound: 100 * time.Millisecond, Hinted: 4, Repaired: 5, Siblings: 6, Session: "tok", Latency: 250 * time.Microsecond}
 	if got, err := receiptOf(list); err != nil || got != want {
 		t.Errorf("%+v, %v\nwant %+v", got, err, want)
 	}

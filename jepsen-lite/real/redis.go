@@ -306,5 +306,12 @@ func receiptOf(list []any) (consistency.Receipt, error) {
 		}
 		rc.Staleness = time.Duration(f * float64(time.Millisecond))
 	}
+	if ms, ok := text["clock_bound_ms"]; ok {
+		f, err := strconv.ParseFloat(ms, 64)
+		if err != nil {
+			return rc, err
+		}
+		rc.ClockBound = time.Duration(f * float64(time.Millisecond))
+	}
 	return rc, nil
 }

@@ -10,6 +10,9 @@ type Options struct {
 	// Lease is this node's liveness lease: until is compared with time.Now and
 	// should carry a monotonic reading; ok is false when there is none. Required.
 	Lease func() (until time.Time, ok bool)
+	// ClockBound is how much the clock of another node may gain on this one's during a
+	// lease; receipts say so.
+	ClockBound time.Duration
 	// LostDir is where writes that were acknowledged here and then lost are kept,
 	// as JSON lines. Empty: they are only counted.
 	LostDir string

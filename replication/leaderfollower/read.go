@@ -171,7 +171,7 @@ func (g *Group) confirm(a admission) (replication.Outcome, error) {
 		Position: replication.Position{Term: term, Index: index}}
 	switch {
 	case a.lease:
-		out.Staleness = 0
+		out.Staleness, out.ClockBound = 0, g.opt.ClockBound
 	case g.leading == 0 && !g.fresh.IsZero():
 		out.Staleness = time.Since(g.fresh)
 	}

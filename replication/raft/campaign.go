@@ -2,7 +2,6 @@ package raft
 
 import (
 	"context"
-	"encoding/binary"
 	"sync"
 	"time"
 
@@ -68,7 +67,7 @@ func (c *core) majorityOpen(ctx context.Context, voters []fulcrum.NodeID) bool {
 		}
 		asked++
 		asks.Go(func() {
-			_, err := c.env.Peers.Call(ctx, id, binary.AppendUvarint([]byte{msgConfirm}, 0))
+			_, err := c.env.Peers.Call(ctx, id, question{}.encode())
 			answers <- err == nil
 		})
 	}
@@ -107,6 +106,6 @@ func (c *core) contact(ctx context.Context, voters []fulcrum.NodeID) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.tuning.LeaderLease)
 	defer cancel()
-	_, err := c.confirm(ctx)
+	_, err := c.confirmRound(ctx, false)
 	return err
 }

@@ -42,7 +42,17 @@ type core struct {
 	failed  chan error    // the first error of the disk
 	renewal chan string   // why the instance must be replaced
 	queue   chan *request // proposals
-	reads   chan *waiter  // reads that wait for a confirmation
+	reads   chan *waiter  // reads that wait for this leader's next round
+	asks    chan *waiter  // reads that wait for the next question to the leader
+
+	nonces      atomic.Uint64 // numbers the questions of this life
+	lastCommand atomic.Pointer[command]
+	proofs      proofs
+	leases      leases
+	promises    promises
+	unheard     unheard
+	learning    atomic.Bool
+	promising   bool // as a voter, it promises; see lease.go
 
 	advanced signal // the machine moved
 	elected  signal // (leader, is it me) changed
@@ -121,7 +131,7 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 	}
 	c := &core{env: env, tuning: t,
 		failed: make(chan error, 1), renewal: make(chan string, 1),
-		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads)}
+		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads), asks: make(chan *waiter, t.Reads)}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
 	c.staging.from = map[fulcrum.NodeID]*transfer{}
 	c.snaps = &snapshots{core: c}
@@ -179,8 +189,8 @@ func (c *core) renew(why string) {
 
 func (c *core) silent() bool { return c.quiet.Load() || c.store.failed.Load() }
 
-// config is the library's configuration. A leader's lease only makes it step down;
-// nothing is read on its strength.
+// config is the library's configuration. The library's lease only makes a leader step
+// down; nothing is read on its strength.
 func (c *core) config(notify chan bool) *hraft.Config {
 	h := hraft.DefaultConfig()
 	h.LocalID = hraft.ServerID(c.env.Node)
@@ -278,6 +288,7 @@ func (c *core) live(ctx context.Context, in *instance) (why string, err error) {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.propose(inner, in) })
 	wg.Go(func() { c.confirmLoop(inner, in) })
+	wg.Go(func() { c.askLoop(inner, in) })
 	wg.Go(func() { c.watch(inner, in) })
 	wg.Go(func() { c.maintain(inner, in) })
 	if c.campaigns {
@@ -309,6 +320,8 @@ func (c *core) close() {
 		case q := <-c.queue:
 			q.answer(nil, unavailable(c.env.Node, "this replica is stopping"))
 		case w := <-c.reads:
+			w.done <- confirmation{err: unavailable(c.env.Node, "this replica is stopping")}
+		case w := <-c.asks:
 			w.done <- confirmation{err: unavailable(c.env.Node, "this replica is stopping")}
 		default:
 			return
@@ -468,9 +481,11 @@ func (c *core) handOver(ctx context.Context) error {
 		if id == "" {
 			return unavailable(c.env.Node, "no other voter answers")
 		}
+		resume := c.leases.pause()
 		err := c.await(ctx, in, func() future {
 			return in.raft.LeadershipTransferToServer(hraft.ServerID(id), hraft.ServerAddress(id))
 		})
+		resume()
 		if err == nil || in.raft.State() != hraft.Leader {
 			return nil
 		}

@@ -30,6 +30,15 @@ func (g *Group) Configured() bool {
 	return len(g.core.instance.Load().raft.GetConfiguration().Configuration().Servers) > 0
 }
 
+// AskLeader does what a replica that does not lead does for a linearizable read.
+func (r *Replica) AskLeader(ctx context.Context) error {
+	got, err := r.core.join(ctx, r.core.asks, false, "late")
+	if err == nil {
+		err = r.core.catchUp(ctx, got.index, got)
+	}
+	return err
+}
+
 // Kinds of message, for hooks.
 const (
 	MsgAppend     = msgAppend
@@ -37,6 +46,7 @@ const (
 	MsgTimeoutNow = msgTimeoutNow
 	MsgInstall    = msgInstall
 	MsgConfirm    = msgConfirm
+	MsgReadIndex  = msgReadIndex
 )
 
 // IsHeartbeat reports whether msg is an append without entries that proves nothing.

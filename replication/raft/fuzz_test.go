@@ -20,7 +20,7 @@ func FuzzMessages(f *testing.F) {
 	conf := hraft.EncodeConfiguration(hraft.Configuration{Servers: []hraft.Server{server("a", hraft.Voter)}})
 	f.Add(encodeAppend(&hraft.AppendEntriesRequest{Term: 3, PrevLogEntry: 4, Entries: []*hraft.Log{{Index: 5, Term: 3, Data: []byte("x")}}}))
 	f.Add(encodeAppend(&hraft.AppendEntriesRequest{Term: 3, Entries: []*hraft.Log{{Index: 1, Type: hraft.LogConfiguration, Data: conf}}}))
-	f.Add(encodeVote(msgVote, 1, 2, 3, true))
+	f.Add(encodeVote(msgVote, 1, 2, 3, true, release{holder: "a", term: 1, nonce: 7}))
 	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
 	f.Add(entry{kind: entryBatch, items: [][]byte{[]byte("x")}}.encode())
 	txn := replication.WriteRequest{ID: "id", If: []fulcrum.Compare{{Key: []byte("k")}}, Writes: []fulcrum.Write{{Op: fulcrum.OpGet, Key: []byte("k")}},
@@ -37,7 +37,22 @@ func FuzzMessages(f *testing.F) {
 				t.Errorf("append: %v", err)
 			}
 		}
-		_, _ = decodeVote("n", bodyOf(b))
+		if v, off, err := decodeVote("n", bodyOf(b)); err == nil {
+			_, again, err := decodeVote("n", bodyOf(encodeVote(msgVote, v.Term, v.LastLogIndex, v.LastLogTerm, v.LeadershipTransfer, off)))
+			if err != nil || again != off {
+				t.Errorf("vote: %v, release %+v became %+v", err, off, again)
+			}
+		}
+		if q, err := decodeQuestion(bodyOf(b)); err == nil {
+			if again, err := decodeQuestion(bodyOf(q.encode())); err != nil || again != q {
+				t.Errorf("question %+v became %+v, %v", q, again, err)
+			}
+		}
+		if a, err := decodeReadIndex(bodyOf(b)); err == nil {
+			if again, err := decodeReadIndex(bodyOf(a.encode())); err != nil || again != a {
+				t.Errorf("answer %+v became %+v, %v", a, again, err)
+			}
+		}
 		if c, err := decodeChunk(bodyOf(b)); err == nil {
 			if _, err := decodeChunk(bodyOf(c.encode())); err != nil {
 				t.Errorf("chunk: %v", err)

@@ -3,7 +3,6 @@ package raft
 import (
 	"context"
 	"fmt"
-	"time"
 
 	hraft "github.com/hashicorp/raft"
 
@@ -48,6 +47,12 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	inTerm, err := env.Log.Meta(metaTerm)
+	if err != nil {
+		return nil, c.diskError(err)
+	}
+	c.promising = true
+	c.promises.begin(env.Node, len(inTerm) > 0, c.tuning.Lease)
 	k, err := openKeeper(c, env)
 	if err != nil {
 		return nil, c.diskError(err)
@@ -121,142 +126,58 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 
 // Read implements replication.Group.
 func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replication.ReadReply, error) {
-	out, err := g.admit(ctx, req.Level, req.Min)
+	var reply replication.ReadReply
+	out, err := g.answer(ctx, req.Level, req.Min, func() error {
+		reply.Entries = make([]fulcrum.Entry, 0, len(req.Keys))
+		for _, key := range req.Keys {
+			e, err := g.env.State.Get(key)
+			if err != nil {
+				return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
+			}
+			reply.Entries = append(reply.Entries, e)
+		}
+		return nil
+	})
 	if err != nil {
 		return replication.ReadReply{}, err
 	}
-	reply := replication.ReadReply{Outcome: out, Entries: make([]fulcrum.Entry, 0, len(req.Keys))}
-	for _, key := range req.Keys {
-		e, err := g.env.State.Get(key)
-		if err != nil {
-			return replication.ReadReply{}, &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
-		}
-		reply.Entries = append(reply.Entries, e)
-	}
-	// Taken after the entries: the position must cover all that they show.
-	reply.Outcome.Position.Index = g.env.State.Applied()
+	reply.Outcome = out
 	return reply, nil
 }
 
 // Scan implements replication.Group.
 func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replication.ScanReply, error) {
-	out, err := g.admit(ctx, req.Level, req.Min)
-	if err != nil {
-		return replication.ScanReply{}, err
-	}
 	limit := req.Limit
 	if limit <= 0 {
 		limit = 1000
 	}
 	now := g.env.Now().UnixMilli()
-	reply := replication.ScanReply{Outcome: out}
-	err = g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool {
-		switch {
-		case !e.Live(now):
+	var reply replication.ScanReply
+	out, err := g.answer(ctx, req.Level, req.Min, func() error {
+		reply.Entries, reply.More = nil, false
+		err := g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool {
+			switch {
+			case !e.Live(now):
+				return true
+			case len(reply.Entries) == limit:
+				reply.More = true
+				return false
+			case req.KeysOnly:
+				e.Value = nil
+			}
+			reply.Entries = append(reply.Entries, e)
 			return true
-		case len(reply.Entries) == limit:
-			reply.More = true
-			return false
-		case req.KeysOnly:
-			e.Value = nil
+		})
+		if err != nil {
+			return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "scan", Node: g.env.Node, Detail: err.Error(), Err: err}
 		}
-		reply.Entries = append(reply.Entries, e)
-		return true
+		return nil
 	})
 	if err != nil {
-		return replication.ScanReply{}, &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "scan", Node: g.env.Node, Detail: err.Error(), Err: err}
+		return replication.ScanReply{}, err
 	}
-	reply.Outcome.Position.Index = g.env.State.Applied()
+	reply.Outcome = out
 	return reply, nil
-}
-
-// sessionPatience is how long a replica waits to catch up with a session before it
-// sends the read to the leader.
-const sessionPatience = 100 * time.Millisecond
-
-// admit decides whether this replica may answer a read at a level now.
-func (g *Group) admit(ctx context.Context, level consistency.Level, min replication.Position) (replication.Outcome, error) {
-	if level.Kind == consistency.Default {
-		level = consistency.L(consistency.Linearizable)
-	}
-	if g.catchingUp() {
-		return replication.Outcome{}, g.core.notLeader("this replica is still receiving the shard")
-	}
-	switch level.Kind {
-	case consistency.Linearizable, consistency.Lease, consistency.Bounded:
-		return g.confirmed(ctx, level)
-	case consistency.Session:
-		if err := g.reach(ctx, min.Index); err != nil {
-			return replication.Outcome{}, err
-		}
-	case consistency.One, consistency.LocalOne, consistency.Prefix:
-		if min.Index > g.env.State.Applied() {
-			if err := g.reach(ctx, min.Index); err != nil {
-				return replication.Outcome{}, err
-			}
-		}
-	default:
-		return replication.Outcome{}, fulcrum.Errorf(fulcrum.CodeLevel, "level %s is not offered for reads in mode raft", level)
-	}
-	leader, _ := g.core.leader()
-	return replication.Outcome{Given: level, Leader: leader, Acks: 1, Needed: 1, Position: g.position(), Staleness: -1}, nil
-}
-
-// confirmed answers from the leader alone, after a confirmation round: lease and
-// bounded reads get more than they asked for. Followers cannot prove how far behind
-// they are: that they heard from the leader does not say that it leads.
-//
-// The fence is looked at after the round: a read that is confirmed before the fence
-// was applied here was asked before the epoch ended.
-func (g *Group) confirmed(ctx context.Context, level consistency.Level) (replication.Outcome, error) {
-	if at := g.keeper.fence.Load(); at != nil {
-		return replication.Outcome{}, errFenced(*at)
-	}
-	r, err := g.prove(ctx)
-	if err != nil {
-		return replication.Outcome{}, err
-	}
-	if at := g.keeper.fence.Load(); at != nil {
-		return replication.Outcome{}, errFenced(*at)
-	}
-	return replication.Outcome{Given: level, Leader: g.env.Node, Acks: r.acks, Needed: r.need,
-		Position: replication.Position{Term: r.term}}, nil
-}
-
-// prove is a confirmation round, but for the mutants.
-func (g *Group) prove(ctx context.Context) (confirmation, error) {
-	if mutant.On("no-confirm") {
-		if _, self := g.core.leader(); self {
-			return confirmation{}, nil // mutant: thinks that it leads, and asks nobody
-		}
-	}
-	if in := g.core.instance.Load(); mutant.On("verify-leader-only") && in != nil {
-		if err := g.core.await(ctx, in, func() future { return in.raft.VerifyLeader() }); err != nil {
-			return confirmation{}, g.core.notLeader("not the leader")
-		}
-		return confirmation{}, nil // mutant: the library's check alone, and no barrier
-	}
-	return g.core.confirm(ctx)
-}
-
-// reach waits a little until this replica has applied index.
-func (g *Group) reach(ctx context.Context, index uint64) error {
-	if mutant.On("no-index-wait") {
-		return nil // mutant: answers with what it has
-	}
-	ctx, cancel := context.WithTimeout(ctx, sessionPatience)
-	defer cancel()
-	for {
-		moved := g.core.advanced.wait()
-		if g.env.State.Applied() >= index {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return g.core.notLeader(fmt.Sprintf("this replica is at %d, the session at %d", g.env.State.Applied(), index))
-		}
-	}
 }
 
 func (g *Group) position() replication.Position {

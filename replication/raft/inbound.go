@@ -2,7 +2,6 @@ package raft
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"hash/crc64"
 	"io"
@@ -36,7 +35,9 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 	var err error
 	switch msg[0] {
 	case msgConfirm:
-		return c.answerConfirm(in, r)
+		return c.answerConfirm(in, from, r)
+	case msgReadIndex:
+		return c.answerReadIndex(ctx, r)
 	case msgInstall:
 		var ch chunk
 		if ch, err = decodeChunk(r); err != nil {
@@ -62,13 +63,18 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		if mutant.On("vote-not-persisted") && c.env.Group != fulcrum.CatalogGroup {
 			c.store.forget(metaVoteFor) // mutant: has not voted yet, as far as it knows
 		}
-		cmd, err = decodeVote(from, r)
+		return c.answerVote(ctx, in, from, r)
 	case msgPreVote:
 		var v *hraft.RequestVoteRequest
-		v, err = decodeVote(from, r)
+		var off release
+		if v, off, err = decodeVote(from, r); err == nil && c.promises.bind(from, off) {
+			return encodeReply(&hraft.RequestPreVoteResponse{Term: in.raft.CurrentTerm()}, nil)
+		}
 		cmd = &hraft.RequestPreVoteRequest{RPCHeader: v.RPCHeader, Term: v.Term, LastLogIndex: v.LastLogIndex, LastLogTerm: v.LastLogTerm}
 	case msgTimeoutNow:
-		cmd, err = &hraft.TimeoutNowRequest{RPCHeader: header(from)}, finish(r)
+		if err = c.promises.timeoutNow(readRelease(r)); err == nil {
+			cmd, err = &hraft.TimeoutNowRequest{RPCHeader: header(from)}, finish(r)
+		}
 	default:
 		err = fmt.Errorf("message of kind %d: %w", msg[0], fulcrum.ErrShort)
 	}
@@ -238,19 +244,4 @@ func (s *staging) sweep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.expire(time.Now())
-}
-
-// answerConfirm says which term this replica is in. The term is durable before the
-// library lets it be seen, so the answer holds through a crash.
-func (c *core) answerConfirm(in *instance, r *fulcrum.Reader) ([]byte, error) {
-	nonce := r.Uvarint()
-	if err := finish(r); err != nil {
-		return nil, fulcrum.AsError(err)
-	}
-	b := binary.AppendUvarint([]byte{0}, nonce)
-	b = binary.AppendUvarint(b, in.raft.CurrentTerm())
-	if c.silent() {
-		return nil, unavailable(c.env.Node, "this replica is stopping")
-	}
-	return b, nil
 }

@@ -19,6 +19,7 @@ const (
 	msgTimeoutNow
 	msgInstall
 	msgConfirm
+	msgReadIndex
 )
 
 // Bounds of what a message may hold.
@@ -137,16 +138,19 @@ func decodeAppend(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.AppendEntriesR
 	return req, finish(r)
 }
 
-func encodeVote(kind byte, term, lastIndex, lastTerm uint64, transfer bool) []byte {
+// encodeVote writes a request for a vote, or for one before the vote, and what lets
+// the voter off its promise (see lease.go).
+func encodeVote(kind byte, term, lastIndex, lastTerm uint64, transfer bool, off release) []byte {
 	b := uvarints([]byte{kind}, term, lastIndex, lastTerm)
-	return append(b, boolByte(transfer))
+	return off.append(append(b, boolByte(transfer)))
 }
 
-func decodeVote(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.RequestVoteRequest, error) {
+func decodeVote(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.RequestVoteRequest, release, error) {
 	req := &hraft.RequestVoteRequest{RPCHeader: header(from)}
 	req.Term, req.LastLogIndex, req.LastLogTerm = r.Uvarint(), r.Uvarint(), r.Uvarint()
 	req.LeadershipTransfer = r.Byte() == 1
-	return req, finish(r)
+	off := readRelease(r)
+	return req, off, finish(r)
 }
 
 func boolByte(v bool) byte {

@@ -125,7 +125,7 @@ func (r *Replica) Propose(ctx context.Context, cmd []byte) (any, error) {
 // Confirm returns nil when this replica was the leader at some moment after the
 // call began and its machine reflects everything that was committed before.
 func (r *Replica) Confirm(ctx context.Context) error {
-	_, err := r.core.confirm(ctx)
+	_, err := r.core.confirm(ctx, false)
 	return err
 }
 

@@ -179,10 +179,20 @@ func TestNonVoterDoesNotConfirm(t *testing.T) {
 		if got := l.list.all(); slices.Contains(got, "new") {
 			t.Fatal("the deposed leader knows of the write: this test means nothing")
 		}
-		ctx, cancel := within(3 * time.Second)
+		ctx, cancel := within(10 * time.Second)
 		defer cancel()
 		if err := l.Confirm(ctx); err == nil {
 			t.Error("a deposed leader confirmed itself with a non-voter")
+		}
+		if err := e.replicas["d"].AskLeader(ctx); err == nil {
+			t.Error("a deposed leader gave a read index to its non-voter")
+		}
+		e.net.Heal()
+		l = e.leader()
+		propose(t, l, "newer")
+		time.Sleep(time.Second)
+		if err := e.replicas["d"].AskLeader(ctx); err != nil || !slices.Contains(e.replicas["d"].list.all(), "newer") {
+			t.Errorf("a non-voter that asked the leader (%v) has %v", err, e.replicas["d"].list.all())
 		}
 	})
 }

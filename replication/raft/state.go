@@ -109,8 +109,11 @@ func (k *keeper) set(p progress) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.prog = p
-	if p.fence.Index > 0 {
-		fence := p.fence
+	k.closeAt(p.fence)
+}
+
+func (k *keeper) closeAt(fence replication.Position) {
+	if fence.Index > 0 {
 		k.fence.Store(&fence)
 	}
 }
@@ -149,6 +152,9 @@ func (k *keeper) apply(logs []*hraft.Log) []any {
 	if last == 0 {
 		return results
 	}
+	// A follower answers a read once State stands at the read index: it must see the
+	// fence by then.
+	k.closeAt(b.prog.fence)
 	extra := map[string][]byte{extraProgress: b.prog.encode(k.env.Epoch)}
 	k.ids.changes(extra)
 	if err := k.env.State.Apply(last, b.entries, extra); err != nil {

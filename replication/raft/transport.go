@@ -146,7 +146,11 @@ func (t *transport) heartbeat(id hraft.ServerID, limit time.Duration, req *hraft
 }
 
 func (t *transport) RequestVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestVoteRequest, resp *hraft.RequestVoteResponse) error {
-	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgVote, req.Term, req.LastLogIndex, req.LastLogTerm, req.LeadershipTransfer))
+	off, err := t.core.promises.ask()
+	if err != nil {
+		return err
+	}
+	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgVote, req.Term, req.LastLogIndex, req.LastLogTerm, req.LeadershipTransfer, off))
 	if err != nil {
 		return err
 	}
@@ -155,7 +159,11 @@ func (t *transport) RequestVote(id hraft.ServerID, _ hraft.ServerAddress, req *h
 }
 
 func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestPreVoteRequest, resp *hraft.RequestPreVoteResponse) error {
-	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgPreVote, req.Term, req.LastLogIndex, req.LastLogTerm, false))
+	off, err := t.core.promises.ask()
+	if err != nil {
+		return err
+	}
+	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgPreVote, req.Term, req.LastLogIndex, req.LastLogTerm, false, off))
 	if err != nil {
 		return err
 	}
@@ -164,7 +172,8 @@ func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req
 }
 
 func (t *transport) TimeoutNow(id hraft.ServerID, _ hraft.ServerAddress, _ *hraft.TimeoutNowRequest, resp *hraft.TimeoutNowResponse) error {
-	r, err := t.call(id, t.core.tuning.RPC, []byte{msgTimeoutNow})
+	off := t.core.leases.giveUp(t.core)
+	r, err := t.call(id, t.core.tuning.RPC, off.append([]byte{msgTimeoutNow}))
 	if err != nil {
 		return err
 	}

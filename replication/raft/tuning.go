@@ -12,6 +12,7 @@ type Tuning struct {
 	Heartbeat   time.Duration // without word from a leader for so long, a follower asks for an election; default 1s
 	Election    time.Duration // how long a candidate tries; at least Heartbeat; default 1s
 	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 500ms
+	Lease       time.Duration // what a leader asks its voters to promise for reads at level lease, and how long a restarted voter abstains; at most Election; default Election/2
 	Commit      time.Duration // an idle leader sends its followers an empty append after so long, in case a heartbeat did not tell them what is committed; default 2s
 	RPC         time.Duration // how long one message to a peer may take; default Election
 
@@ -34,6 +35,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
 	t.Election = cmp.Or(t.Election, t.Heartbeat)
 	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat/2)
+	t.Lease = cmp.Or(t.Lease, t.Election/2)
 	t.Commit = cmp.Or(t.Commit, 2*time.Second)
 	t.RPC = cmp.Or(t.RPC, t.Election)
 	t.SnapshotEvery = cmp.Or(t.SnapshotEvery, 30*time.Second)
@@ -57,6 +59,9 @@ func (t Tuning) Validate() error {
 	var errs []error
 	if t.Heartbeat < 10*time.Millisecond || t.Election < t.Heartbeat || t.LeaderLease > t.Heartbeat || t.LeaderLease < 5*time.Millisecond {
 		errs = append(errs, fmt.Errorf("heartbeat %s, election %s, leader lease %s: want 5ms <= lease <= heartbeat <= election and heartbeat >= 10ms", t.Heartbeat, t.Election, t.LeaderLease))
+	}
+	if t.Lease < time.Millisecond || t.Lease > t.Election {
+		errs = append(errs, fmt.Errorf("lease %s: want 1ms <= lease <= election (%s): a longer one delays a failover", t.Lease, t.Election))
 	}
 	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
 		errs = append(errs, fmt.Errorf("commit %s, rpc %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.SnapshotEvery, t.Install))

@@ -13,7 +13,8 @@ import (
 // A replica votes once a term, also when it restarts in between: a second candidate of
 // the term must not win with the same vote.
 func TestAVoteHoldsThroughARestart(t *testing.T) {
-	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
+	// A short lease: the voter that restarts abstains only as long as that.
+	cluster(t, 3, raft.Tuning{Lease: time.Millisecond}, func(t *testing.T, c *replicationtest.Cluster) {
 		a := leader(t, c)
 		b, d := others(c, a)[0], others(c, a)[1]
 		mustPut(t, c, a, "k", "v")
@@ -33,6 +34,7 @@ func TestAVoteHoldsThroughARestart(t *testing.T) {
 		c.Stop(d)
 		c.Restart(d)
 		synctest.Wait() // until it listens again
+		time.Sleep(2 * time.Millisecond)
 		usurp(t, c.Net, d, a)
 		synctest.Wait()
 		second := c.Group(a).Status()

@@ -139,8 +139,8 @@ func TestCommands(t *testing.T) {
 		},
 		"receipts": {
 			{"RECEIPT", "-ERR no receipt..."}, {"SET a 1", "+OK"},
-			{"RECEIPT", "*40\n$8\nkeyspace\n$7\ndefault\n$4\nmode\n$4\nraft\n$5\nshard\n:7\n$5\nepoch\n:3\n$5\nlevel\n$6\nquorum\n$5\ngiven\n$6\nquorum\n$4\nnode\n$2\nn1\n$6\nleader\n$2\nn2\n$4\nacks\n:2\n$6\nneeded\n:2\n$8\nreplicas\n:3\n$7\nversion\n$..."},
-			{"GET a", "$1\n1"}, {"RECEIPT", "*40\n..."}, {"SELECT 2", "+OK"}, {"INCR a", "-ERR ..."}, {"RECEIPT", "-ERR no receipt..."},
+			{"RECEIPT", "*42\n$8\nkeyspace\n$7\ndefault\n$4\nmode\n$4\nraft\n$5\nshard\n:7\n$5\nepoch\n:3\n$5\nlevel\n$6\nquorum\n$5\ngiven\n$6\nquorum\n$4\nnode\n$2\nn1\n$6\nleader\n$2\nn2\n$4\nacks\n:2\n$6\nneeded\n:2\n$8\nreplicas\n:3\n$7\nversion\n$..."},
+			{"GET a", "$1\n1"}, {"RECEIPT", "*42\n..."}, {"SELECT 2", "+OK"}, {"INCR a", "-ERR ..."}, {"RECEIPT", "-ERR no receipt..."},
 		},
 		"sessions": {
 			{"SESSION", "$-1"}, {"GET a", "$-1"}, {"SESSION ON", "+OK"}, {"SESSION", "$0\n"}, {"GET a", "$-1"}, {"SESSION", "$1\n+"}, {"SET a 1", "+OK"}, {"SESSION", "$2\n++"},
@@ -159,7 +159,7 @@ func TestRESP3(t *testing.T) {
 	play(t, connect(t, addr), []step{
 		{"HELLO 3 AUTH default x SETNAME me", "%7\n$6\nserver\n$5\nredis\n$7\nversion\n$5\n7.4.0\n$5\nproto\n:3\n$2\nid\n:1\n$4\nmode\n$10\nstandalone\n$4\nrole\n$6\nmaster\n$7\nmodules\n*0"},
 		{"CLIENT GETNAME", "$2\nme"}, {"GET a", "_"}, {"SET a 1 XX", "_"}, {"SET a 1", "+OK"}, {"GET a", "$1\n1"}, {"MGET a b", "*2\n$1\n1\n_"},
-		{"CONFIG GET save", "%1\n$4\nsave\n$0\n"}, {"CONSISTENCY", "%4\n$8\nkeyspace\n$7\ndefault\n..."}, {"RECEIPT", "%20\n$8\nkeyspace\n..."},
+		{"CONFIG GET save", "%1\n$4\nsave\n$0\n"}, {"CONSISTENCY", "%4\n$8\nkeyspace\n$7\ndefault\n..."}, {"RECEIPT", "%21\n$8\nkeyspace\n..."},
 		{"INFO persistence", "=30\ntxt:# Persistence\nloading:0\n"}, {"COMMAND INFO get nope", "*2\n*10\n$3\nget\n:2\n~2\n+readonly\n+fast\n:1\n:1\n:1\n~1\n+@string\n*0\n*0\n*0\n_"},
 		{"COMMAND DOCS get", "%1\n$3\nget\n%3\n..."}, {"INCRBYFLOAT f 1.5", "$3\n1.5"}, {"RANDOMKEY", "$1\n..."}, {"SESSION", "_"}, {"RESET", "+RESET"}, {"GET none", "$-1"},
 	})

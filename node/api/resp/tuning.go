@@ -105,7 +105,7 @@ func runReceipt(c *conn, _ [][]byte) {
 	r, w := &c.receipt, &c.out
 	text := func(name, value string) { w.text(name); w.text(value) }
 	number := func(name string, value int64) { w.text(name); w.integer(value) }
-	w.mapping(20)
+	w.mapping(21)
 	text("keyspace", r.Keyspace)
 	text("mode", r.Mode.String())
 	number("shard", int64(r.Shard))
@@ -131,6 +131,8 @@ func runReceipt(c *conn, _ [][]byte) {
 	} else {
 		w.double(float64(r.Staleness.Microseconds()) / 1000)
 	}
+	w.text("clock_bound_ms")
+	w.double(float64(r.ClockBound.Microseconds()) / 1000)
 	number("hinted", int64(r.Hinted))
 	number("repaired", int64(r.Repaired))
 	number("siblings", int64(r.Siblings))

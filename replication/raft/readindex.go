@@ -1,0 +1,243 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+	"fulcrum/mutant"
+)
+
+// A replica that does not lead answers reads after it has asked the leader for a read
+// index (confirm.go). One question serves all reads that had arrived here when it
+// left, and the leader begins a round for it after it has come in: so the round began
+// after those reads. The question carries a nonce, and its answer repeats it.
+//
+// The replica needs the commit index, too, to know that it may apply what its log
+// holds. The leader's next message would tell, but an idle leader does not hurry; so
+// the answer carries it, and the replica hands the library the message that the leader
+// could have sent: an append without entries behind the entry at the commit index.
+
+// askPatience is how long a question to the leader may take. It is longer than a slow
+// link and a round need, and short enough for the read to be tried elsewhere.
+func (t Tuning) askPatience() time.Duration { return min(t.RPC, t.Heartbeat/2) }
+
+// catchUpPatience is how long a replica waits for its log to reach a read index before
+// it sends the read to the leader.
+const catchUpPatience = 150 * time.Millisecond
+
+// unheard remembers a leader that did not answer a question, so that reads that come
+// right behind it need not wait for it, too.
+type unheard struct {
+	mu    sync.Mutex
+	id    fulcrum.NodeID
+	until time.Time
+}
+
+const unheardFor = 200 * time.Millisecond
+
+func (u *unheard) set(id fulcrum.NodeID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.id, u.until = id, time.Now().Add(unheardFor)
+}
+
+func (u *unheard) is(id fulcrum.NodeID) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.id == id && time.Now().Before(u.until)
+}
+
+// confirmLoop runs the rounds of a leader.
+func (c *core) confirmLoop(ctx context.Context, in *instance) {
+	c.shareRounds(ctx, c.reads, func(ctx context.Context, lease bool) (confirmation, bool) {
+		defer c.leases.renewing.Store(false)
+		return c.round(ctx, in, lease)
+	})
+}
+
+// askLoop asks the leader, for all reads that wait at the time.
+func (c *core) askLoop(ctx context.Context, in *instance) {
+	c.shareRounds(ctx, c.asks, func(ctx context.Context, _ bool) (confirmation, bool) {
+		r := c.askLeader(ctx)
+		if r.err == nil {
+			c.proofs.add(r)
+			c.learn(ctx, in, r)
+		}
+		return r, false
+	})
+}
+
+// askLeader asks once.
+func (c *core) askLeader(ctx context.Context) confirmation {
+	leader, self := c.leader()
+	if self || leader == "" {
+		return confirmation{err: c.notLeader("no other replica is known to lead")}
+	}
+	if c.unheard.is(leader) {
+		return confirmation{err: c.notLeader("the leader did not answer just now")}
+	}
+	callCtx, cancel := context.WithTimeout(ctx, c.tuning.askPatience())
+	defer cancel()
+	nonce := c.nonces.Add(1)
+	at := time.Now() // before the question leaves
+	b, err := c.env.Peers.Call(callCtx, leader, uvarints([]byte{msgReadIndex}, nonce))
+	if err != nil {
+		return confirmation{err: c.unconfirmed(leader, err)}
+	}
+	a, err := openReadIndex(b)
+	if err != nil || a.nonce != nonce {
+		return confirmation{err: c.notLeader("the leader's answer cannot be read")}
+	}
+	r := confirmation{term: a.term, leader: leader, acks: int(a.acks), need: int(a.need), at: at, index: a.index}
+	r.commit.index, r.commit.term = a.commit, a.commitTerm
+	return r
+}
+
+// unconfirmed is the error of a read whose question failed. What sends it elsewhere, or
+// says that the leader has too much to do, is passed on.
+func (c *core) unconfirmed(leader fulcrum.NodeID, err error) error {
+	var e *fulcrum.Error
+	if errors.As(err, &e) {
+		switch e.Code {
+		case fulcrum.CodeNotLeader, fulcrum.CodeEpoch, fulcrum.CodeOverloaded:
+			return e
+		}
+	}
+	c.unheard.set(leader)
+	return &fulcrum.Error{Code: fulcrum.CodeNotLeader, Node: c.env.Node, Hint: string(leader),
+		Detail: fmt.Sprintf("the leader gave no read index: %v", err), Err: err}
+}
+
+// readIndexAnswer is what a leader answers.
+type readIndexAnswer struct {
+	nonce, term, index uint64
+	commit, commitTerm uint64
+	acks, need         uint64
+}
+
+func (a readIndexAnswer) encode() []byte {
+	return uvarints([]byte{0}, a.nonce, a.term, a.index, a.commit, a.commitTerm, a.acks, a.need)
+}
+
+func decodeReadIndex(r *fulcrum.Reader) (readIndexAnswer, error) {
+	a := readIndexAnswer{nonce: r.Uvarint(), term: r.Uvarint(), index: r.Uvarint(), commit: r.Uvarint(), commitTerm: r.Uvarint(),
+		acks: r.Uvarint(), need: r.Uvarint()}
+	return a, finish(r)
+}
+
+func openReadIndex(b []byte) (readIndexAnswer, error) {
+	r, err := openReply(b)
+	if err != nil {
+		return readIndexAnswer{}, err
+	}
+	return decodeReadIndex(r)
+}
+
+// answerReadIndex answers a replica's question after a round that begins now.
+func (c *core) answerReadIndex(ctx context.Context, r *fulcrum.Reader) ([]byte, error) {
+	nonce := r.Uvarint()
+	if err := finish(r); err != nil {
+		return nil, fulcrum.AsError(err)
+	}
+	round, err := c.roundFor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.silent() {
+		return nil, unavailable(c.env.Node, "this replica is stopping")
+	}
+	return readIndexAnswer{nonce: nonce, term: round.term, index: round.index, commit: round.commit.index,
+		commitTerm: round.commit.term, acks: uint64(round.acks), need: uint64(round.need)}.encode(), nil
+}
+
+// roundFor is a confirmation round, but for the mutant.
+func (c *core) roundFor(ctx context.Context) (confirmation, error) {
+	if in := c.instance.Load(); mutant.On("follower-read-no-confirm") && in != nil && in.raft.State() == hraft.Leader {
+		r := confirmation{term: in.raft.CurrentTerm(), acks: 1, need: 1} // mutant: thinks that it leads, and asks nobody
+		r.commit.index = c.committed(in)
+		r.index, r.commit.term = c.readIndex(r.commit.index)
+		return r, nil
+	}
+	return c.confirmRound(ctx, false)
+}
+
+// learn tells the library what the leader has committed, in the leader's name, if the
+// log holds the very entry at that index. It is safe as any append is: the leader of
+// r.term could have sent it, since it holds that entry, and has committed it.
+func (c *core) learn(ctx context.Context, in *instance, r confirmation) {
+	if r.commit.term == 0 || in.raft.CommitIndex() >= r.commit.index || c.installing.Load() || !c.learning.CompareAndSwap(false, true) {
+		return
+	}
+	defer c.learning.Store(false)
+	var l hraft.Log
+	if c.store.GetLog(r.commit.index, &l) != nil || l.Term != r.commit.term || c.silent() {
+		return
+	}
+	req := &hraft.AppendEntriesRequest{RPCHeader: header(r.leader), Term: r.term,
+		PrevLogEntry: r.commit.index, PrevLogTerm: r.commit.term, LeaderCommitIndex: r.commit.index}
+	c.peers.leaderAt(r.leader, req)
+	c.beginAtSnapshot(req)
+	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
+	defer cancel()
+	_, _ = c.deliver(ctx, in, req, nil) // if it fails, the leader's own message will do
+}
+
+// catchUp waits a little until the machine has applied index. r is what the leader
+// said, if it was asked: while the entry at its commit index is on its way here, it is
+// looked for again and again.
+func (c *core) catchUp(ctx context.Context, index uint64, r confirmation) error {
+	if c.machine.applied() >= index {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
+	defer cancel()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for {
+		moved := c.advanced.wait()
+		if c.machine.applied() >= index {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-again.C:
+			if in := c.instance.Load(); in != nil {
+				c.learn(ctx, in, r)
+			}
+		case <-ctx.Done():
+			return c.notLeader(fmt.Sprintf("this replica is at %d, the read at %d", c.machine.applied(), index))
+		}
+	}
+}
+
+// proofs remembers the newest round or answer: a replica whose machine has applied
+// index holds everything that was acknowledged before at. That stays true for ever,
+// whoever leads meanwhile, so reads at a bounded staleness may rest on it for a while.
+// at is this replica's own monotonic time, taken before the question left: no other
+// clock has a part in it.
+type proofs struct {
+	mu    sync.Mutex
+	at    time.Time
+	index uint64
+}
+
+func (p *proofs) add(r confirmation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at.Before(r.at) {
+		p.at, p.index = r.at, r.index
+	}
+}
+
+// newest returns the newest proof; ok is false if there is none.
+func (p *proofs) newest() (at time.Time, index uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at, p.index, !p.at.IsZero()
+}
