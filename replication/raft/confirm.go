@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/mutant"
 )
@@ -130,7 +128,7 @@ func stillWaiting(ws []*waiter) []*waiter {
 // round runs one round; again says that it proved nothing either way.
 func (c *core) round(ctx context.Context, in *instance, nonce uint64) (r confirmation, again bool) {
 	term := in.raft.CurrentTerm()
-	if in.raft.State() != hraft.Leader {
+	if _, self := c.leading(in); !self {
 		return confirmation{err: c.notLeader("not the leader any more")}, false
 	}
 	if err := c.barrier(in, term); err != nil || in.raft.CurrentTerm() != term {
@@ -169,7 +167,7 @@ func (c *core) round(ctx context.Context, in *instance, nonce uint64) (r confirm
 		asks.Wait()
 		return confirmation{term: term, acks: got, need: need}, false
 	}
-	if in.raft.CurrentTerm() != term || in.raft.State() != hraft.Leader {
+	if _, self := c.leading(in); in.raft.CurrentTerm() != term || !self {
 		return confirmation{err: c.notLeader("not the leader any more")}, false
 	}
 	asks.Wait() // at the latest when ctx ends

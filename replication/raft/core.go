@@ -36,6 +36,9 @@ type core struct {
 	quiet      atomic.Bool // the current instance must not be heard any more
 	installing atomic.Bool // the machine takes in a snapshot
 	transfers  atomic.Uint64
+	retiring   atomic.Bool                    // takes no leadership any more
+	probes     sync.WaitGroup                 // steps of probe under way
+	yielded    atomic.Pointer[fulcrum.NodeID] // who leads in the place of this leader, whose disk stands still; see yield
 
 	campaigns bool // see Options.Campaign
 
@@ -43,6 +46,7 @@ type core struct {
 	renewal chan string   // why the instance must be replaced
 	queue   chan *request // proposals
 	reads   chan *waiter  // reads that wait for a confirmation
+	turn    chan struct{} // holds one: whoever has it may put an entry into the log, or transfer the leadership
 
 	advanced signal // the machine moved
 	elected  signal // (leader, is it me) changed
@@ -121,7 +125,8 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 	}
 	c := &core{env: env, tuning: t,
 		failed: make(chan error, 1), renewal: make(chan string, 1),
-		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads)}
+		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads), turn: make(chan struct{}, 1)}
+	c.turn <- struct{}{}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
 	c.staging.from = map[fulcrum.NodeID]*transfer{}
 	c.snaps = &snapshots{core: c}
@@ -133,6 +138,7 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 		in := c.instance.Load()
 		return in != nil && in.raft.State() == hraft.Leader
 	}
+	store.disk.limit = t.Stall
 	c.store = store
 	return c, nil
 }
@@ -256,6 +262,7 @@ func (c *core) stop(in *instance) {
 
 // run lives until ctx ends (nil), or the disk fails.
 func (c *core) run(ctx context.Context) error {
+	defer c.probes.Wait()
 	defer c.close()
 	for {
 		in, err := c.start()
@@ -341,8 +348,17 @@ func (c *core) await(ctx context.Context, in *instance, begin func() future) err
 func (c *core) watch(ctx context.Context, in *instance) {
 	tick := time.NewTicker(c.tuning.Heartbeat / 4)
 	defer tick.Stop()
+	var yield sync.WaitGroup
+	defer yield.Wait()
+	var yielding atomic.Bool
 	for {
 		c.announce(in)
+		if c.stalled(in) && !yielding.Swap(true) {
+			yield.Go(func() {
+				defer yielding.Store(false)
+				c.yield(ctx, in)
+			})
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -357,8 +373,7 @@ func (c *core) announce(in *instance) {
 	var leader fulcrum.NodeID
 	var self bool
 	if in != nil {
-		_, id := in.raft.LeaderWithID()
-		leader, self = fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+		leader, self = c.leading(in)
 	}
 	_, was := c.role.get()
 	if c.role.set(leader, self) {
@@ -413,6 +428,15 @@ func (c *core) leader() (fulcrum.NodeID, bool) {
 	if in == nil {
 		return "", false
 	}
+	return c.leading(in)
+}
+
+// leading is what the instance says, unless its disk keeps it from noticing that
+// another replica has taken its place.
+func (c *core) leading(in *instance) (fulcrum.NodeID, bool) {
+	if heir := c.yielded.Load(); heir != nil {
+		return *heir, false
+	}
 	_, id := in.raft.LeaderWithID()
 	return fulcrum.NodeID(id), in.raft.State() == hraft.Leader
 }
@@ -454,32 +478,6 @@ func (in *instance) members() []fulcrum.NodeID {
 		ids = append(ids, fulcrum.NodeID(s.ID))
 	}
 	return ids
-}
-
-// handOver gives the leadership to the voter that is most up to date among those
-// that answer.
-func (c *core) handOver(ctx context.Context) error {
-	for {
-		in := c.instance.Load()
-		if in == nil || in.raft.State() != hraft.Leader {
-			return nil
-		}
-		id := c.peers.heir(in.voters(), c.env.Node, c.tuning.Election)
-		if id == "" {
-			return unavailable(c.env.Node, "no other voter answers")
-		}
-		err := c.await(ctx, in, func() future {
-			return in.raft.LeadershipTransferToServer(hraft.ServerID(id), hraft.ServerAddress(id))
-		})
-		if err == nil || in.raft.State() != hraft.Leader {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return unavailable(c.env.Node, "the leadership was not taken over: %v", err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // signal is a channel that is closed at the next change.

@@ -34,6 +34,7 @@ func (g *Group) Configured() bool {
 const (
 	MsgAppend     = msgAppend
 	MsgVote       = msgVote
+	MsgPreVote    = msgPreVote
 	MsgTimeoutNow = msgTimeoutNow
 	MsgInstall    = msgInstall
 	MsgConfirm    = msgConfirm

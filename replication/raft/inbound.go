@@ -51,6 +51,7 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		var req *hraft.AppendEntriesRequest
 		if req, err = decodeAppend(from, r); err == nil {
 			c.peers.leaderAt(from, req)
+			c.succeeded(in, from, req.Term)
 			if c.installing.Load() && isHeartbeat(req) {
 				return c.stillHere(in, from, req)
 			}
@@ -68,6 +69,9 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		v, err = decodeVote(from, r)
 		cmd = &hraft.RequestPreVoteRequest{RPCHeader: v.RPCHeader, Term: v.Term, LastLogIndex: v.LastLogIndex, LastLogTerm: v.LastLogTerm}
 	case msgTimeoutNow:
+		if why := c.probe(); why != "" {
+			return nil, refused(c.env.Node, why)
+		}
 		cmd, err = &hraft.TimeoutNowRequest{RPCHeader: header(from)}, finish(r)
 	default:
 		err = fmt.Errorf("message of kind %d: %w", msg[0], fulcrum.ErrShort)

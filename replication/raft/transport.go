@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc64"
 	"io"
+	"sync/atomic"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
@@ -24,7 +25,8 @@ type transport struct {
 	core     *core
 	ctx      context.Context // ends all calls under way
 	consumer chan hraft.RPC
-	fastPath func(hraft.RPC) // nil but for a mutant
+	fastPath func(hraft.RPC)               // nil but for a mutant
+	refusal  atomic.Pointer[fulcrum.Error] // the last answer of a replica that takes no leadership
 }
 
 var errSilenced = errors.New("this replica is stopping")
@@ -154,7 +156,12 @@ func (t *transport) RequestVote(id hraft.ServerID, _ hraft.ServerAddress, req *h
 	return finish(r)
 }
 
+// RequestPreVote asks for nothing while this replica should not lead. That never lasts
+// (see fit), and votes themselves are not held back: an election that has begun may go on.
 func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestPreVoteRequest, resp *hraft.RequestPreVoteResponse) error {
+	if why := t.core.fit(); why != "" {
+		return refused(t.core.env.Node, why)
+	}
 	r, err := t.call(id, t.core.tuning.RPC, encodeVote(msgPreVote, req.Term, req.LastLogIndex, req.LastLogTerm, false))
 	if err != nil {
 		return err
@@ -165,6 +172,9 @@ func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req
 
 func (t *transport) TimeoutNow(id hraft.ServerID, _ hraft.ServerAddress, _ *hraft.TimeoutNowRequest, resp *hraft.TimeoutNowResponse) error {
 	r, err := t.call(id, t.core.tuning.RPC, []byte{msgTimeoutNow})
+	if errors.Is(err, fulcrum.ErrConflict) {
+		t.refusal.Store(fulcrum.AsError(err))
+	}
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ type Tuning struct {
 	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 500ms
 	Commit      time.Duration // an idle leader sends its followers an empty append after so long, in case a heartbeat did not tell them what is committed; default 2s
 	RPC         time.Duration // how long one message to a peer may take; default Election
+	Stall       time.Duration // a leader whose disk takes longer for one step gives its place away; default Heartbeat
 
 	SnapshotEvery    time.Duration // how often to look whether the log can be cut; default 30s
 	SnapshotEntries  uint64        // cut the log after so many entries; default 8192
@@ -36,6 +37,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat/2)
 	t.Commit = cmp.Or(t.Commit, 2*time.Second)
 	t.RPC = cmp.Or(t.RPC, t.Election)
+	t.Stall = cmp.Or(t.Stall, t.Heartbeat)
 	t.SnapshotEvery = cmp.Or(t.SnapshotEvery, 30*time.Second)
 	t.SnapshotEntries = cmp.Or(t.SnapshotEntries, 8192)
 	t.SnapshotBytes = cmp.Or(t.SnapshotBytes, 64<<20)
@@ -58,8 +60,8 @@ func (t Tuning) Validate() error {
 	if t.Heartbeat < 10*time.Millisecond || t.Election < t.Heartbeat || t.LeaderLease > t.Heartbeat || t.LeaderLease < 5*time.Millisecond {
 		errs = append(errs, fmt.Errorf("heartbeat %s, election %s, leader lease %s: want 5ms <= lease <= heartbeat <= election and heartbeat >= 10ms", t.Heartbeat, t.Election, t.LeaderLease))
 	}
-	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
-		errs = append(errs, fmt.Errorf("commit %s, rpc %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.SnapshotEvery, t.Install))
+	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.Stall < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
+		errs = append(errs, fmt.Errorf("commit %s, rpc %s, stall %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.Stall, t.SnapshotEvery, t.Install))
 	}
 	if t.MaxAppendEntries < 1 || t.MaxAppendEntries > 1024 {
 		errs = append(errs, fmt.Errorf("max append entries %d: want 1..1024", t.MaxAppendEntries))
