@@ -79,6 +79,7 @@ type Store struct {
 	id     Identity
 
 	disk    *disk
+	spool   *spool
 	db      *pebble.DB
 	synced  *synced
 	bolt    *bbolt.DB
@@ -148,6 +149,9 @@ func Open(opts Options) (_ *Store, err error) {
 		return nil, err
 	}
 	if s.id, err = identify(opts.Dir, opts.ClusterID, opts.Node); err != nil {
+		return nil, err
+	}
+	if s.spool, err = openSpool(opts.Dir, s.disk); err != nil {
 		return nil, err
 	}
 	var holds *boltFile

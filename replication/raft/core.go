@@ -128,7 +128,7 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads), turn: make(chan struct{}, 1)}
 	c.turn <- struct{}{}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
-	c.staging.from = map[fulcrum.NodeID]*transfer{}
+	c.staging = staging{spool: env.Spool, from: map[fulcrum.NodeID]*transfer{}, whole: map[uint64]*spooled{}}
 	c.snaps = &snapshots{core: c}
 	store, err := openStore(env.Log, env.Metrics, t.CacheBytes, func(err error) { c.fail(err) })
 	if err != nil {
@@ -138,7 +138,7 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 		in := c.instance.Load()
 		return in != nil && in.raft.State() == hraft.Leader
 	}
-	store.disk.limit = t.Stall
+	store.disk.limit, store.holdBytes = t.Stall, t.HoldBytes
 	c.store = store
 	return c, nil
 }
@@ -262,6 +262,7 @@ func (c *core) stop(in *instance) {
 
 // run lives until ctx ends (nil), or the disk fails.
 func (c *core) run(ctx context.Context) error {
+	defer c.staging.clear()
 	defer c.probes.Wait()
 	defer c.close()
 	for {

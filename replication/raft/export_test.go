@@ -40,6 +40,15 @@ const (
 	MsgConfirm    = msgConfirm
 )
 
+// IsFirstChunk reports whether msg begins the transfer of a snapshot.
+func IsFirstChunk(msg []byte) bool {
+	if len(msg) == 0 || msg[0] != msgInstall {
+		return false
+	}
+	c, err := decodeChunk(fulcrum.NewReader(msg[1:]))
+	return err == nil && c.offset == 0
+}
+
 // IsHeartbeat reports whether msg is an append without entries that proves nothing.
 func IsHeartbeat(from fulcrum.NodeID, msg []byte) bool {
 	if len(msg) == 0 || msg[0] != msgAppend {

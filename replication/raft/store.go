@@ -58,6 +58,9 @@ type store struct {
 	cacheSize   int
 	cacheMax    int
 	bytesSince  int64 // appended since the last snapshot
+	appended    int64 // ever, by this life
+	holds       holds
+	holdBytes   int64 // see holds
 	countSince  uint64
 	stable      map[string][]byte
 	voteTerm    uint64 // set but not stored yet: it goes with the candidate
@@ -230,6 +233,7 @@ func (s *store) added(logs []*hraft.Log, size int) {
 	}
 	s.last = from + uint64(len(logs)) - 1
 	s.bytesSince += int64(size)
+	s.appended += int64(size)
 	s.countSince += uint64(len(logs))
 	for _, l := range logs {
 		c := *l
@@ -275,6 +279,13 @@ func (s *store) DeleteRange(lo, hi uint64) error {
 	first, last := s.first, s.last
 	s.mu.Unlock()
 	lo, hi = max(lo, first), min(hi, last)
+	if lo == first && hi < last { // the front
+		s.mu.Lock()
+		if keep := s.kept(); keep > 0 {
+			hi = min(hi, keep-1)
+		}
+		s.mu.Unlock()
+	}
 	switch {
 	case lo > hi:
 		return nil

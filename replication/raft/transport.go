@@ -123,7 +123,9 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 		return err
 	}
 	if resp.Success && resp.Term == req.Term {
-		t.core.peers.matched(fulcrum.NodeID(id), req.PrevLogEntry+uint64(len(req.Entries)))
+		match := req.PrevLogEntry + uint64(len(req.Entries))
+		t.core.peers.matched(fulcrum.NodeID(id), match)
+		t.core.store.caughtUp(fulcrum.NodeID(id), match, t.core.tuning.TrailingEntries)
 	}
 	return nil
 }
@@ -191,7 +193,9 @@ func (t *transport) InstallSnapshot(id hraft.ServerID, _ hraft.ServerAddress, re
 	if c.meta.Config, err = decodeConfiguration(req.Configuration); err != nil {
 		return err
 	}
-	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
+	t.core.store.holdFor(fulcrum.NodeID(id), c.meta.Index)
+	defer t.core.store.sent(string(id))
+	sum := crc64.New(crcTable)
 	buf := make([]byte, chunkBytes)
 	for {
 		n, err := io.ReadFull(data, buf)

@@ -20,7 +20,8 @@ type Tuning struct {
 	SnapshotEntries  uint64        // cut the log after so many entries; default 8192
 	SnapshotBytes    int64         // or after so many bytes of entries; default 64 MiB
 	TrailingEntries  uint64        // entries kept behind a cut for replicas that are a little behind; default 4096
-	MaxSnapshotBytes int64         // the largest shard that a replica takes in from a peer, held in memory meanwhile; default 2 GiB
+	MaxSnapshotBytes int64         // the largest shard that a replica takes in from a peer; default 64 GiB
+	HoldBytes        int64         // how far the log may grow for a peer that is catching up; default 8 times SnapshotBytes
 	Install          time.Duration // how long a replica may take to install a snapshot that it has received; default 2m
 
 	MaxAppendEntries int // entries in one message; default 64
@@ -42,7 +43,8 @@ func (t Tuning) withDefaults() Tuning {
 	t.SnapshotEntries = cmp.Or(t.SnapshotEntries, 8192)
 	t.SnapshotBytes = cmp.Or(t.SnapshotBytes, 64<<20)
 	t.TrailingEntries = cmp.Or(t.TrailingEntries, 4096)
-	t.MaxSnapshotBytes = cmp.Or(t.MaxSnapshotBytes, 2<<30)
+	t.MaxSnapshotBytes = cmp.Or(t.MaxSnapshotBytes, 64<<30)
+	t.HoldBytes = cmp.Or(t.HoldBytes, 8*t.SnapshotBytes)
 	t.Install = cmp.Or(t.Install, 2*time.Minute)
 	t.MaxAppendEntries = cmp.Or(t.MaxAppendEntries, 64)
 	t.BatchRequests = cmp.Or(t.BatchRequests, 1024)
