@@ -80,3 +80,53 @@ func TestCatchingUpOverASlowLinkDoesNotBeginAnew(t *testing.T) {
 		}
 	})
 }
+
+// While a replica that is new in an epoch is being filled, a majority needs all others.
+// When one of them dies, the shard stands still until the new one is full, and no longer:
+// it has a vote from the start, so there is a leader to fill it.
+func TestBasedReplicaDiesWhileANewOneIsFilled(t *testing.T) {
+	for _, leads := range []bool{false, true} {
+		t.Run(fmt.Sprintf("it was the leader: %v", leads), func(t *testing.T) {
+			cluster(t, 3, raft.Tuning{TrailingEntries: 8}, func(t *testing.T, c *replicationtest.Cluster) {
+				l := leader(t, c)
+				fresh, other := others(c, l)[0], others(c, l)[1]
+				for i := range 60 {
+					mustPut(t, c, l, fmt.Sprint("old", i), string(make([]byte, 50_000)))
+				}
+				equal(t, c)
+				c.Stop(fresh)
+				c.Wipe(fresh)
+				ctx, cancel := within(time.Second)
+				defer cancel()
+				if err := c.Group(l).(*raft.Group).Snapshot(ctx); err != nil {
+					t.Fatal(err)
+				}
+				c.Net.OnCall(func(from, to fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
+					if msg[0] == raft.MsgInstall {
+						v.Delay = 300 * time.Millisecond
+					}
+					return v
+				})
+				c.Restart(fresh)
+				time.Sleep(time.Second)
+				if !c.Group(fresh).Status().CatchingUp {
+					t.Fatal("the transfer is over already")
+				}
+				dies, stays := other, l
+				if leads {
+					dies, stays = l, other
+				}
+				c.Stop(dies)
+				ctx, cancel = within(time.Minute)
+				defer cancel()
+				if _, err := c.Write(ctx, stays, put("k", "v")); err != nil {
+					t.Errorf("the shard does not go on: %v", err)
+				}
+				if c.Group(fresh).Status().CatchingUp {
+					t.Error("a write was acknowledged before the new replica was full")
+				}
+				equal(t, c)
+			})
+		})
+	}
+}

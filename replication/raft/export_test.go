@@ -3,6 +3,8 @@ package raft
 import (
 	"context"
 
+	hraft "github.com/hashicorp/raft"
+
 	"fulcrum"
 )
 
@@ -24,6 +26,20 @@ func (r *Replica) Snapshot(ctx context.Context) error {
 
 // Renew replaces the library's instance.
 func (g *Group) Renew() { g.core.renew("a test asks for it") }
+
+// Transfer is the library's own transfer of leadership, without what handOver waits for.
+func (g *Group) Transfer(to fulcrum.NodeID) error {
+	return g.core.instance.Load().raft.LeadershipTransferToServer(hraft.ServerID(to), hraft.ServerAddress(to)).Error()
+}
+
+// Instance tells one life of the library from another.
+func (g *Group) Instance() any { return g.core.instance.Load() }
+
+// Pipeline asks the transport for a pipeline.
+func (g *Group) Pipeline(to fulcrum.NodeID) error {
+	_, err := g.core.instance.Load().trans.AppendEntriesPipeline(hraft.ServerID(to), hraft.ServerAddress(to))
+	return err
+}
 
 // Configured reports whether the replica knows a configuration.
 func (g *Group) Configured() bool {
