@@ -439,7 +439,11 @@ func (c *core) leading(in *instance) (fulcrum.NodeID, bool) {
 		return *heir, false
 	}
 	_, id := in.raft.LeaderWithID()
-	return fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+	self := in.raft.State() == hraft.Leader
+	if id == "" && !self && c.store.disk.stalled() {
+		return c.peers.speaker(c.tuning.Election), false // the main loop waits to store the new leader's term
+	}
+	return fulcrum.NodeID(id), self
 }
 
 // leads reports whether this replica leads term, with id as a member.

@@ -85,6 +85,16 @@ func (p *peerTable) holding(index uint64) int {
 	return n
 }
 
+// speaker is who sent entries or heartbeats last, if that was recently.
+func (p *peerTable) speaker(recent time.Duration) fulcrum.NodeID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.leader.heard) > recent {
+		return ""
+	}
+	return p.leader.id
+}
+
 // matchOf is how far id is known to hold our log.
 func (p *peerTable) matchOf(id fulcrum.NodeID) uint64 {
 	p.mu.Lock()

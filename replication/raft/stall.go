@@ -12,16 +12,15 @@ import (
 	"fulcrum/mutant"
 )
 
-// The library writes its log in its main loop. A leader whose disk stands still
-// commits nothing, notices nothing and stays the leader, because its heartbeats go on
-// beside the main loop (hashicorp/raft#503, #614, #666). So the disk is watched here,
+// The library waits for its log in its main loop, and we for the leader's own copy of a
+// command (durable.go). A leader whose disk stands still answers nothing and stays the
+// leader, because its heartbeats go on (hashicorp/raft#503, #614, #666). So the disk is watched here,
 // and a leader that waits for it for longer than Tuning.Stall is replaced from outside
 // of the library: TimeoutNow goes to the heirs, best first, until one of them is known
 // to be in a later term.
 //
 // Safety: TimeoutNow makes its receiver ask for an election, which is safe at any time.
-// What the stalled leader appended last is in nobody's log yet (the library replicates
-// what it has stored), and its callers hear "unknown".
+// The callers of what the stalled leader appended last hear "unknown".
 //
 // Liveness: a replica whose own disk is slow refuses (fit). With no heir left the leader
 // stays: where all disks are slow, slow writes are better than none. And what a slow
