@@ -54,6 +54,8 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 		return catalogResult(result, err)
 	case "status":
 		return n.localStatus(), nil
+	case "leads":
+		return n.leadership(), nil
 	}
 	h, err := n.host.at(req.Group, req.Epoch)
 	if err != nil {

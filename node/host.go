@@ -467,7 +467,7 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	}
 	env := replication.Env{
 		Node: n.opt.Name, Actor: n.actorNow(), Group: sh.Group, Epoch: rec.Epoch, Replicas: rec.Replicas, Zone: n.zone,
-		Peers: groupPeers{n, sh.Group, rec.Epoch}, Log: log, State: state, Hints: hints, Clock: n.clock, Now: n.wall, Rand: newRand(),
+		Peers: groupPeers{n, sh.Group, rec.Epoch}, Log: log, State: state, Hints: hints, Spool: n.store.Spool(), Clock: n.clock, Now: n.wall, Rand: newRand(),
 		Logger:  n.log.With("keyspace", ks.Name, "group", uint64(sh.Group), "epoch", uint64(rec.Epoch)),
 		Metrics: n.metrics.group(ks.Name, rec.Mode), MaxValue: n.opt.MaxValue, Based: rec.Based,
 	}

@@ -31,6 +31,7 @@ type metrics struct {
 	switches      *prometheus.CounterVec
 	switchTime    *prometheus.HistogramVec
 	moves         *prometheus.CounterVec
+	handedOver    *prometheus.CounterVec
 }
 
 // buckets of latencies, in seconds.
@@ -58,12 +59,13 @@ func newMetrics(n *Node) *metrics {
 		lateWrites:    counter("fulcrum_late_writes_total", "Writes of a closed epoch handed over by this node behind a switch.", "keyspace"),
 		switches:      counter("fulcrum_mode_switch_shards_total", "Shards that this node, as controller, brought into another mode.", "keyspace", "to"),
 		switchTime:    histogram("fulcrum_mode_switch_shard_duration_seconds", "Time from fencing a shard to its next epoch.", "keyspace"),
+		handedOver:    counter("fulcrum_leader_handovers_total", "Leaderships of shards that this node gave to another: to spread them, or before it stopped.", "keyspace", "why"),
 		moves:         counter("fulcrum_shard_moves_total", "Changes of a shard's replicas that this node, as controller, carried out.", "keyspace"),
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fulcrum_build_info", Help: "Version of the running binary.",
 		ConstLabels: prometheus.Labels{"version": n.opt.Version, "goversion": runtime.Version()}}, func() float64 { return 1 })
 	n.opt.Registry.MustRegister(m.requests, m.duration, m.staleness, m.readRepairs, m.antiEntropy, m.lost, m.leaderChanges, m.commits,
-		m.lateWrites, m.switches, m.switchTime, m.moves, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.lateWrites, m.switches, m.switchTime, m.moves, m.handedOver, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -114,6 +116,10 @@ func (m *metrics) switched(keyspace string, sh *catalog.Shard, took time.Duratio
 func (m *metrics) group(keyspace string, mode consistency.Mode) replication.Metrics {
 	m.moves.WithLabelValues(keyspace)
 	m.lateWrites.WithLabelValues(keyspace)
+	if mode == consistency.Raft {
+		m.handedOver.WithLabelValues(keyspace, "spread")
+		m.handedOver.WithLabelValues(keyspace, "stop")
+	}
 	return groupMetrics{
 		repairs: m.readRepairs.WithLabelValues(keyspace), anti: m.antiEntropy.WithLabelValues(keyspace), lost: m.lost.WithLabelValues(keyspace),
 		leaders: m.leaderChanges.WithLabelValues(keyspace, mode.String()), commits: m.commits.WithLabelValues(keyspace, mode.String()),

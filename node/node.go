@@ -133,6 +133,7 @@ type Node struct {
 	unhurried unhurried
 	clock     *swapClock
 	started   time.Time
+	jitter    *rand.Rand // of runLeaders alone
 
 	redis, http net.Listener
 	packets     net.PacketConn
@@ -149,7 +150,7 @@ func Open(opt Options) (_ *Node, err error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{opt: opt, log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now()}
+	n := &Node{opt: opt, log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now(), jitter: newRand()}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -319,7 +320,7 @@ func (n *Node) Run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"storage", n.store.Run}, {"peers", n.peers.Run}, {"catalog", n.catalog.Run}, {"gossip", n.members.Run},
-		{"registration", n.runRegister}, {"liveness", n.runLease}, {"groups", n.host.Run}, {"controller", n.runController},
+		{"registration", n.runRegister}, {"liveness", n.runLease}, {"groups", n.host.Run}, {"controller", n.runController}, {"leadership", n.runLeaders},
 		{"late writes", n.late.Run}, {"catalog copy", n.runCatalogCopy},
 	} {
 		g.Go(func() error {
@@ -333,8 +334,9 @@ func (n *Node) Run(ctx context.Context) error {
 		defer stopBackground()
 		defer context.AfterFunc(serving, func() {
 			n.mu.Lock()
-			defer n.mu.Unlock()
 			n.draining = true // readyz fails from here on
+			n.mu.Unlock()
+			n.retire()
 		})()
 		err := n.serve(serving)
 		n.drain()
@@ -350,26 +352,6 @@ func (n *Node) serve(ctx context.Context) error {
 	g.Go(func() error { return redis.Serve(ctx, n.redis) })
 	g.Go(func() error { return httpapi.Serve(ctx, n.http, handler) })
 	return g.Wait()
-}
-
-// drain gives leadership away, so that a planned stop costs no election timeout.
-func (n *Node) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	var g errgroup.Group
-	for _, h := range n.host.all() {
-		g.Go(func() error {
-			if err := h.group.HandOver(ctx); err != nil {
-				n.log.Debug("leadership not handed over", "group", h.shard, "err", err)
-			}
-			return nil
-		})
-	}
-	g.Go(func() error { return n.catalog.HandOver(ctx) })
-	_ = g.Wait()
-	if err := n.resign(ctx); err != nil { // to whoever leads the catalog now
-		n.log.Debug("not resigned", "err", err)
-	}
 }
 
 // Close releases what Open took. Run must have returned. It is idempotent.

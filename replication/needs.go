@@ -112,6 +112,7 @@ type Env struct {
 	Log      Log
 	State    State
 	Hints    State // a second, private State of the group, for what it owes others
+	Spool    Spool // for what should not be in memory; nil: it is
 	Clock    Clock
 	Now      func() time.Time // wall time with injected skew: data only, never pace
 	Rand     *rand.Rand

@@ -30,6 +30,8 @@ type disk struct {
 	background error // of a flush or compaction, until one succeeds
 	begun      map[uint64]time.Time
 	next       uint64
+	stalled    time.Time     // when a sync ended that took longer than stallLimit
+	took       time.Duration // it
 }
 
 func newDisk(inject func() Disk) *disk {
@@ -48,6 +50,9 @@ func (d *disk) begin() (id uint64) {
 func (d *disk) end(id uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if took := time.Since(d.begun[id]); took > stallLimit {
+		d.stalled, d.took = time.Now(), took
+	}
 	delete(d.begun, id)
 }
 
@@ -140,6 +145,10 @@ func (d *disk) health() error {
 			return fulcrum.Errorf(fulcrum.CodeDisk, "a sync has been running for %v (limit %v)", took.Round(time.Millisecond), stallLimit).
 				WithHint("check the disk")
 		}
+	}
+	if ago := time.Since(d.stalled); !d.stalled.IsZero() && ago < stallMemory {
+		return fulcrum.Errorf(fulcrum.CodeDisk, "a sync took %v, %v ago (limit %v)", d.took.Round(time.Millisecond), ago.Round(time.Millisecond), stallLimit).
+			WithHint("check the disk")
 	}
 	if d.background != nil {
 		return diskError(d.background, "background write")

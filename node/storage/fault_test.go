@@ -177,6 +177,10 @@ func TestStalledSyncIsABadDiskAndHoldsUpNobodyElse(t *testing.T) {
 		if took := time.Since(start); took < 5*time.Second {
 			t.Errorf("the stalled append took %v, want 5 s", took)
 		}
+		if s.Health() == nil {
+			t.Error("a sync that has just taken 5 s is forgotten")
+		}
+		time.Sleep(stallMemory)
 		must(t, s.Health())
 		cancel()
 		must(t, <-ran)

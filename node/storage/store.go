@@ -66,7 +66,8 @@ const (
 	intervalSync       = 100 * time.Millisecond // durability "interval" loses at most this much
 	cutEvery           = time.Second            // pace of removing what logs cut off
 	overlayLimit       = 64 << 20               // bytes applied and not yet committed, per node
-	stallLimit         = 2 * time.Second        // a sync that takes longer is a bad disk
+	stallLimit         = time.Second            // a sync that takes longer is a bad disk
+	stallMemory        = 5 * time.Second        // and stays one for so long
 )
 
 // Store is a node's disk. Its methods may be called from any goroutine; Close
@@ -78,6 +79,7 @@ type Store struct {
 	id     Identity
 
 	disk    *disk
+	spool   *spool
 	db      *pebble.DB
 	synced  *synced
 	bolt    *bbolt.DB
@@ -147,6 +149,9 @@ func Open(opts Options) (_ *Store, err error) {
 		return nil, err
 	}
 	if s.id, err = identify(opts.Dir, opts.ClusterID, opts.Node); err != nil {
+		return nil, err
+	}
+	if s.spool, err = openSpool(opts.Dir, s.disk); err != nil {
 		return nil, err
 	}
 	var holds *boltFile
@@ -223,7 +228,7 @@ func notify(signal chan struct{}) {
 }
 
 // Health returns nil, or why the disk is bad: a sync failed, or one has been
-// running for more than two seconds, or a fault is injected.
+// running for longer than stallLimit or did so a moment ago, or a fault is injected.
 func (s *Store) Health() error { return s.disk.health() }
 
 // Close commits what is applied, syncs the log and releases the directory. Only

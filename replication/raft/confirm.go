@@ -177,7 +177,7 @@ func stillWaiting(ws []*waiter) []*waiter {
 func (c *core) round(ctx context.Context, in *instance, lease bool) (r confirmation, again bool) {
 	stopped := confirmation{err: unavailable(c.env.Node, "this replica is stopping")}
 	term := in.raft.CurrentTerm()
-	if in.raft.State() != hraft.Leader {
+	if _, self := c.leading(in); !self {
 		return confirmation{err: c.notLeader("not the leader any more")}, false
 	}
 	if err := c.barrier(in, term); err != nil || in.raft.CurrentTerm() != term {
@@ -204,7 +204,7 @@ func (c *core) round(ctx context.Context, in *instance, lease bool) (r confirmat
 		c.proofs.add(r)
 		return r, false
 	}
-	if in.raft.CurrentTerm() != term || in.raft.State() != hraft.Leader {
+	if _, self := c.leading(in); in.raft.CurrentTerm() != term || !self {
 		done(true)
 		return confirmation{err: c.notLeader("not the leader any more")}, false
 	}

@@ -36,6 +36,9 @@ type core struct {
 	quiet      atomic.Bool // the current instance must not be heard any more
 	installing atomic.Bool // the machine takes in a snapshot
 	transfers  atomic.Uint64
+	retiring   atomic.Bool                    // takes no leadership any more
+	probes     sync.WaitGroup                 // steps of probe under way
+	yielded    atomic.Pointer[fulcrum.NodeID] // who leads in the place of this leader, whose disk stands still; see yield
 
 	campaigns bool // see Options.Campaign
 
@@ -52,7 +55,8 @@ type core struct {
 	promises    promises
 	unheard     unheard
 	learning    atomic.Bool
-	promising   bool // as a voter, it promises; see lease.go
+	promising   bool          // as a voter, it promises; see lease.go
+	turn        chan struct{} // holds one: whoever has it may put an entry into the log, or transfer the leadership
 
 	advanced signal // the machine moved
 	elected  signal // (leader, is it me) changed
@@ -131,9 +135,11 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 	}
 	c := &core{env: env, tuning: t,
 		failed: make(chan error, 1), renewal: make(chan string, 1),
-		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads), asks: make(chan *waiter, t.Reads)}
+		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads), asks: make(chan *waiter, t.Reads),
+		turn: make(chan struct{}, 1)}
+	c.turn <- struct{}{}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
-	c.staging.from = map[fulcrum.NodeID]*transfer{}
+	c.staging = staging{spool: env.Spool, from: map[fulcrum.NodeID]*transfer{}, whole: map[uint64]*spooled{}}
 	c.snaps = &snapshots{core: c}
 	store, err := openStore(env.Log, env.Metrics, t.CacheBytes, func(err error) { c.fail(err) })
 	if err != nil {
@@ -143,6 +149,7 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 		in := c.instance.Load()
 		return in != nil && in.raft.State() == hraft.Leader
 	}
+	store.disk.limit, store.holdBytes = t.Stall, t.HoldBytes
 	c.store = store
 	return c, nil
 }
@@ -266,6 +273,8 @@ func (c *core) stop(in *instance) {
 
 // run lives until ctx ends (nil), or the disk fails.
 func (c *core) run(ctx context.Context) error {
+	defer c.staging.clear()
+	defer c.probes.Wait()
 	defer c.close()
 	for {
 		in, err := c.start()
@@ -354,8 +363,17 @@ func (c *core) await(ctx context.Context, in *instance, begin func() future) err
 func (c *core) watch(ctx context.Context, in *instance) {
 	tick := time.NewTicker(c.tuning.Heartbeat / 4)
 	defer tick.Stop()
+	var yield sync.WaitGroup
+	defer yield.Wait()
+	var yielding atomic.Bool
 	for {
 		c.announce(in)
+		if c.stalled(in) && !yielding.Swap(true) {
+			yield.Go(func() {
+				defer yielding.Store(false)
+				c.yield(ctx, in)
+			})
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -370,8 +388,7 @@ func (c *core) announce(in *instance) {
 	var leader fulcrum.NodeID
 	var self bool
 	if in != nil {
-		_, id := in.raft.LeaderWithID()
-		leader, self = fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+		leader, self = c.leading(in)
 	}
 	_, was := c.role.get()
 	if c.role.set(leader, self) {
@@ -426,8 +443,21 @@ func (c *core) leader() (fulcrum.NodeID, bool) {
 	if in == nil {
 		return "", false
 	}
+	return c.leading(in)
+}
+
+// leading is what the instance says, unless its disk keeps it from noticing that
+// another replica has taken its place.
+func (c *core) leading(in *instance) (fulcrum.NodeID, bool) {
+	if heir := c.yielded.Load(); heir != nil {
+		return *heir, false
+	}
 	_, id := in.raft.LeaderWithID()
-	return fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+	self := in.raft.State() == hraft.Leader
+	if id == "" && !self && c.store.disk.stalled() {
+		return c.peers.speaker(c.tuning.Election), false // the main loop waits to store the new leader's term
+	}
+	return fulcrum.NodeID(id), self
 }
 
 // leads reports whether this replica leads term, with id as a member.
@@ -467,34 +497,6 @@ func (in *instance) members() []fulcrum.NodeID {
 		ids = append(ids, fulcrum.NodeID(s.ID))
 	}
 	return ids
-}
-
-// handOver gives the leadership to the voter that is most up to date among those
-// that answer.
-func (c *core) handOver(ctx context.Context) error {
-	for {
-		in := c.instance.Load()
-		if in == nil || in.raft.State() != hraft.Leader {
-			return nil
-		}
-		id := c.peers.heir(in.voters(), c.env.Node, c.tuning.Election)
-		if id == "" {
-			return unavailable(c.env.Node, "no other voter answers")
-		}
-		resume := c.leases.pause()
-		err := c.await(ctx, in, func() future {
-			return in.raft.LeadershipTransferToServer(hraft.ServerID(id), hraft.ServerAddress(id))
-		})
-		resume()
-		if err == nil || in.raft.State() != hraft.Leader {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return unavailable(c.env.Node, "the leadership was not taken over: %v", err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // signal is a channel that is closed at the next change.

@@ -59,8 +59,10 @@ func (s *store) follow(from, last uint64, wait func() error) {
 	}
 	s.unsynced.begun = append(s.unsynced.begun, begun)
 	s.mu.Unlock()
+	end := s.disk.begin()
 	s.syncs.Go(func() {
 		err := wait()
+		end()
 		if err != nil {
 			_ = s.broken("sync the log", err)
 		} else {

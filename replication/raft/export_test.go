@@ -3,6 +3,8 @@ package raft
 import (
 	"context"
 
+	hraft "github.com/hashicorp/raft"
+
 	"fulcrum"
 )
 
@@ -25,6 +27,20 @@ func (r *Replica) Snapshot(ctx context.Context) error {
 // Renew replaces the library's instance.
 func (g *Group) Renew() { g.core.renew("a test asks for it") }
 
+// Transfer is the library's own transfer of leadership, without what handOver waits for.
+func (g *Group) Transfer(to fulcrum.NodeID) error {
+	return g.core.instance.Load().raft.LeadershipTransferToServer(hraft.ServerID(to), hraft.ServerAddress(to)).Error()
+}
+
+// Instance tells one life of the library from another.
+func (g *Group) Instance() any { return g.core.instance.Load() }
+
+// Pipeline asks the transport for a pipeline.
+func (g *Group) Pipeline(to fulcrum.NodeID) error {
+	_, err := g.core.instance.Load().trans.AppendEntriesPipeline(hraft.ServerID(to), hraft.ServerAddress(to))
+	return err
+}
+
 // Configured reports whether the replica knows a configuration.
 func (g *Group) Configured() bool {
 	return len(g.core.instance.Load().raft.GetConfiguration().Configuration().Servers) > 0
@@ -43,11 +59,21 @@ func (r *Replica) AskLeader(ctx context.Context) error {
 const (
 	MsgAppend     = msgAppend
 	MsgVote       = msgVote
+	MsgPreVote    = msgPreVote
 	MsgTimeoutNow = msgTimeoutNow
 	MsgInstall    = msgInstall
 	MsgConfirm    = msgConfirm
 	MsgReadIndex  = msgReadIndex
 )
+
+// IsFirstChunk reports whether msg begins the transfer of a snapshot.
+func IsFirstChunk(msg []byte) bool {
+	if len(msg) == 0 || msg[0] != msgInstall {
+		return false
+	}
+	c, err := decodeChunk(fulcrum.NewReader(msg[1:]))
+	return err == nil && c.offset == 0
+}
 
 // IsHeartbeat reports whether msg is an append without entries that proves nothing.
 func IsHeartbeat(from fulcrum.NodeID, msg []byte) bool {

@@ -247,7 +247,15 @@ func (g *Group) Leftovers(func(fulcrum.Entry) error) error { return nil }
 func (g *Group) Leader() (fulcrum.NodeID, bool) { return g.core.leader() }
 
 // HandOver implements replication.Group.
-func (g *Group) HandOver(ctx context.Context) error { return g.core.handOver(ctx) }
+func (g *Group) HandOver(ctx context.Context) error { return g.core.handOver(ctx, "") }
+
+// HandOverTo is HandOver to one replica, which may refuse.
+func (g *Group) HandOverTo(ctx context.Context, to fulcrum.NodeID) error {
+	return g.core.handOver(ctx, to)
+}
+
+// Retire makes this replica take no leadership from now on: its node stops.
+func (g *Group) Retire() { g.core.retire() }
 
 // Status implements replication.Group.
 func (g *Group) Status() replication.Status {
@@ -265,8 +273,7 @@ func (c *core) status() replication.Status {
 	if in == nil {
 		return s
 	}
-	_, id := in.raft.LeaderWithID()
-	s.Leader, s.IsLeader = fulcrum.NodeID(id), in.raft.State() == hraft.Leader
+	s.Leader, s.IsLeader = c.leading(in)
 	s.Term, s.LastIndex, s.Committed = in.raft.CurrentTerm(), in.raft.LastIndex(), in.raft.CommitIndex()
 	if !s.IsLeader {
 		s.Behind, s.BehindFor = c.peers.behind(in.raft.AppliedIndex(), c.tuning.Election)

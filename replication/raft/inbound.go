@@ -1,12 +1,10 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"hash/crc64"
 	"io"
-	"sync"
-	"time"
 
 	hraft "github.com/hashicorp/raft"
 
@@ -31,7 +29,7 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 	}
 	r := fulcrum.NewReader(msg[1:])
 	var cmd any
-	var data io.Reader
+	var ticket []byte
 	var err error
 	switch msg[0] {
 	case msgConfirm:
@@ -44,14 +42,16 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 			break
 		}
 		var req *hraft.InstallSnapshotRequest
-		if req, data, err = c.staging.take(from, ch, c.tuning.MaxSnapshotBytes); err == nil && req == nil {
+		if req, ticket, err = c.staging.take(from, ch, c.tuning.MaxSnapshotBytes); err == nil && req == nil {
 			return []byte{0}, nil
 		}
+		defer c.staging.discard(ticket) // unless an install has claimed it
 		cmd = req
 	case msgAppend:
 		var req *hraft.AppendEntriesRequest
 		if req, err = decodeAppend(from, r); err == nil {
 			c.peers.leaderAt(from, req)
+			c.succeeded(in, from, req.Term)
 			if c.installing.Load() && isHeartbeat(req) {
 				return c.stillHere(in, from, req)
 			}
@@ -72,6 +72,9 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 		}
 		cmd = &hraft.RequestPreVoteRequest{RPCHeader: v.RPCHeader, Term: v.Term, LastLogIndex: v.LastLogIndex, LastLogTerm: v.LastLogTerm}
 	case msgTimeoutNow:
+		if why := c.probe(); why != "" {
+			return nil, refused(c.env.Node, why)
+		}
 		if err = c.promises.timeoutNow(readRelease(r)); err == nil {
 			cmd, err = &hraft.TimeoutNowRequest{RPCHeader: header(from)}, finish(r)
 		}
@@ -81,7 +84,7 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 	if err != nil {
 		return nil, fulcrum.AsError(err)
 	}
-	return c.deliver(ctx, in, cmd, data)
+	return c.deliver(ctx, in, cmd, bytes.NewReader(ticket))
 }
 
 // deliver hands a message to the library and waits for its answer.
@@ -170,78 +173,4 @@ func (c *core) learnCommit(in *instance, req *hraft.AppendEntriesRequest) {
 	if index > in.raft.CommitIndex() && term > 0 && c.store.termAt(index) == term {
 		req.PrevLogEntry, req.PrevLogTerm, req.LeaderCommitIndex = index, term, index
 	}
-}
-
-// staging collects the snapshots that peers are sending, whole, before the library
-// sees them: its main loop would stand still for the transfer and miss heartbeats.
-// It holds one transfer a peer, two at the most.
-type staging struct {
-	mu   sync.Mutex
-	from map[fulcrum.NodeID]*transfer
-}
-
-type transfer struct {
-	id    uint64
-	parts [][]byte
-	size  uint64
-	touch time.Time
-}
-
-const transferIdle = 30 * time.Second
-
-// take adds a chunk; with the last one it returns the library's request and data.
-func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*hraft.InstallSnapshotRequest, io.Reader, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expire(time.Now())
-	t := s.from[from]
-	if c.offset == 0 {
-		if t == nil && len(s.from) >= 2 {
-			return nil, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "two snapshots are being received already")
-		}
-		t = &transfer{id: c.transfer}
-		s.from[from] = t
-	}
-	if t == nil || t.id != c.transfer || t.size != c.offset {
-		return nil, nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot chunk at byte %d does not continue a transfer", c.offset)
-	}
-	if t.size+uint64(len(c.data)) > uint64(limit) {
-		delete(s.from, from)
-		return nil, nil, fulcrum.Errorf(fulcrum.CodeTooLarge, "snapshot of more than %d bytes", limit)
-	}
-	t.touch = time.Now()
-	if len(c.data) > 0 {
-		t.parts = append(t.parts, c.data)
-		t.size += uint64(len(c.data))
-	}
-	if !c.last {
-		return nil, nil, nil
-	}
-	delete(s.from, from)
-	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
-	for _, p := range t.parts {
-		sum.Write(p)
-	}
-	if sum.Sum64() != c.sum {
-		return nil, nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot of %d bytes arrived damaged", t.size)
-	}
-	req := &hraft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: 1, Term: c.term, Leader: []byte(from),
-		LastLogIndex: c.meta.Index, LastLogTerm: c.meta.Term, Size: int64(t.size),
-		Configuration: hraft.EncodeConfiguration(c.meta.Config), ConfigurationIndex: c.meta.ConfigIndex}
-	return req, &parts{rest: t.parts}, nil
-}
-
-// expire drops transfers whose sender has gone. The caller holds mu.
-func (s *staging) expire(now time.Time) {
-	for from, t := range s.from {
-		if now.Sub(t.touch) > transferIdle {
-			delete(s.from, from)
-		}
-	}
-}
-
-func (s *staging) sweep() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.expire(time.Now())
 }

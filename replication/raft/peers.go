@@ -85,15 +85,33 @@ func (p *peerTable) holding(index uint64) int {
 	return n
 }
 
-// heir returns the voter with the longest log among those heard of recently.
-func (p *peerTable) heir(voters []fulcrum.NodeID, self fulcrum.NodeID, recent time.Duration) fulcrum.NodeID {
+// speaker is who sent entries or heartbeats last, if that was recently.
+func (p *peerTable) speaker(recent time.Duration) fulcrum.NodeID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.leader.heard) > recent {
+		return ""
+	}
+	return p.leader.id
+}
+
+// matchOf is how far id is known to hold our log.
+func (p *peerTable) matchOf(id fulcrum.NodeID) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.at(id).match
+}
+
+// heir returns the voter with the longest log among those heard of recently, but for
+// those in not.
+func (p *peerTable) heir(voters []fulcrum.NodeID, self fulcrum.NodeID, recent time.Duration, not map[fulcrum.NodeID]bool) fulcrum.NodeID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var best fulcrum.NodeID
 	var match uint64
 	for _, id := range voters {
 		e := p.seen[id]
-		if id == self || e == nil || time.Since(e.heard) > recent {
+		if id == self || not[id] || e == nil || time.Since(e.heard) > recent {
 			continue
 		}
 		if best == "" || e.match > match {

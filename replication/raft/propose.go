@@ -150,7 +150,10 @@ func (c *core) propose(ctx context.Context, in *instance) {
 			}
 			return
 		}
-		if why := stuck.after(c.commit(in, batch), c.tuning); why != "" {
+		<-c.turn // a transfer of leadership ends soon; what waits here is not in the log yet
+		err := c.commit(in, batch)
+		c.turn <- struct{}{}
+		if why := stuck.after(err, c.tuning); why != "" {
 			c.renew(why)
 		}
 		quiet.Reset(quietAfter)

@@ -168,7 +168,10 @@ func (r *Replica) Applied() uint64 { return r.core.machine.applied() }
 func (r *Replica) AppliedChanged() <-chan struct{} { return r.core.advanced.wait() }
 
 // HandOver asks a leader to give its place to another voter; see replication.Group.
-func (r *Replica) HandOver(ctx context.Context) error { return r.core.handOver(ctx) }
+func (r *Replica) HandOver(ctx context.Context) error { return r.core.handOver(ctx, "") }
+
+// Retire makes this replica take no leadership from now on: its node stops.
+func (r *Replica) Retire() { r.core.retire() }
 
 // Servers returns the latest configuration that this replica knows.
 func (r *Replica) Servers() []Server {

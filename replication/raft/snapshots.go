@@ -86,11 +86,27 @@ func (s *snapshots) Open(id string) (*hraft.SnapshotMeta, io.ReadCloser, error) 
 	if !ok || snapshotID(m.Index, m.Term) != id {
 		return nil, nil, fmt.Errorf("no snapshot %s", id)
 	}
+	release := s.core.store.holdOpen(m.Index)
 	m, rc, err := s.core.machine.open(m)
+	if err == nil {
+		rc, err = s.core.spool(rc)
+	}
 	if err != nil {
+		release()
 		return nil, nil, err
 	}
-	return libraryMeta(m), rc, nil
+	return libraryMeta(m), held{rc, release}, nil
+}
+
+// held is a snapshot whose successors in the log stay until it is closed.
+type held struct {
+	io.ReadCloser
+	release func()
+}
+
+func (h held) Close() error {
+	h.release()
+	return h.ReadCloser.Close()
 }
 
 // Create begins a snapshot: one of our own, or one that a leader sent. It never
@@ -103,25 +119,26 @@ func (s *snapshots) Create(_ hraft.SnapshotVersion, index, term uint64, c hraft.
 	return &sink{store: s, meta: snapshotMeta{Index: index, Term: term, Config: c, ConfigIndex: configIndex}}, nil
 }
 
-// sink takes in a snapshot's bytes. Our own snapshots write none.
+// sink takes in, through the library, not a received snapshot but the number under
+// which staging has it. Our own snapshots write nothing.
 type sink struct {
-	store *snapshots
-	meta  snapshotMeta
-	parts [][]byte
-	own   bool
+	store  *snapshots
+	meta   snapshotMeta
+	ticket []byte
+	own    bool
 }
 
 func (k *sink) ID() string { return snapshotID(k.meta.Index, k.meta.Term) }
 
 func (k *sink) Write(p []byte) (int, error) {
-	k.parts = append(k.parts, bytes.Clone(p))
+	if len(k.ticket)+len(p) > ticketBytes {
+		return 0, errors.New("a snapshot came past staging")
+	}
+	k.ticket = append(k.ticket, p...)
 	return len(p), nil
 }
 
-func (k *sink) Cancel() error {
-	k.parts = nil
-	return nil
-}
+func (k *sink) Cancel() error { return nil }
 
 // Close hands a received snapshot over to restore; our own is done already.
 func (k *sink) Close() error {
@@ -132,24 +149,6 @@ func (k *sink) Close() error {
 	defer k.store.mu.Unlock()
 	k.store.pending = k
 	return nil
-}
-
-// parts reads pieces in order and lets go of each once it is read.
-type parts struct {
-	rest [][]byte
-}
-
-func (p *parts) Read(b []byte) (int, error) {
-	for len(p.rest) > 0 && len(p.rest[0]) == 0 {
-		p.rest[0] = nil
-		p.rest = p.rest[1:]
-	}
-	if len(p.rest) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b, p.rest[0])
-	p.rest[0] = p.rest[0][n:]
-	return n, nil
 }
 
 // fsm is the library's state machine over a machine. Its methods run on the
@@ -200,7 +199,12 @@ func (f fsm) Restore(rc io.ReadCloser) error {
 	matches := c.store.matches(k.meta, old)
 	c.installing.Store(true)
 	defer c.installing.Store(false)
-	if err := c.machine.install(k.meta, &parts{rest: k.parts}); err != nil {
+	data := c.staging.claim(k.ticket)
+	if data == nil {
+		return fmt.Errorf("snapshot at %d is not here any more", k.meta.Index)
+	}
+	defer data.Close()
+	if err := c.machine.install(k.meta, data.read()); err != nil {
 		return fmt.Errorf("install snapshot at %d: %w", k.meta.Index, err)
 	}
 	c.store.retain.Store(matches)

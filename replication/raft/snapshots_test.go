@@ -1,6 +1,8 @@
 package raft
 
 import (
+	"hash/crc64"
+	"io"
 	"testing"
 
 	hraft "github.com/hashicorp/raft"
@@ -43,11 +45,15 @@ func TestInstallKeepsOrDropsTheLogBehindIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			buf := make([]byte, chunkBytes)
-			n, _ := stream.Read(buf)
-			_, _ = sink.Write(buf[:n])
-			n, _ = stream.Read(buf)
-			_, _ = sink.Write(buf[:n])
+			data, err := io.ReadAll(stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, ticket, err := c.staging.take("b", chunk{transfer: 1, last: true, data: data, sum: crc64.Checksum(data, crcTable)}, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = sink.Write(ticket)
 			if err := sink.Close(); err != nil {
 				t.Fatal(err)
 			}

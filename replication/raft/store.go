@@ -20,6 +20,7 @@ const (
 	metaVoteTerm = "LastVoteTerm"
 	metaVoteFor  = "LastVoteCand"
 	metaSnapshot = "raft/snapshot"
+	metaProbe    = "raft/probe"
 )
 
 // errNotFound has the text by which the library knows a missing value.
@@ -39,6 +40,7 @@ type store struct {
 	metric replication.Metrics
 	fail   func(error)
 	failed atomic.Bool
+	disk   diskWatch
 
 	// retain is what IsMonotonic answers against: whether the log goes on behind
 	// the snapshot that was installed last. See SnapshotInstalled.
@@ -56,6 +58,9 @@ type store struct {
 	cacheSize   int
 	cacheMax    int
 	bytesSince  int64 // appended since the last snapshot
+	appended    int64 // ever, by this life
+	holds       holds
+	holdBytes   int64 // see holds
 	countSince  uint64
 	stable      map[string][]byte
 	voteTerm    uint64 // set but not stored yet: it goes with the candidate
@@ -209,7 +214,10 @@ func (s *store) put(logs []*hraft.Log, from uint64, records [][]byte) (wait func
 		return s.log.Begin(from, records)
 	}
 	start := time.Now()
-	if err = s.log.Append(from, records); err == nil {
+	end := s.disk.begin()
+	err = s.log.Append(from, records)
+	end()
+	if err == nil {
 		s.metric.Commit(time.Since(start))
 	}
 	return nil, err
@@ -225,6 +233,7 @@ func (s *store) added(logs []*hraft.Log, size int) {
 	}
 	s.last = from + uint64(len(logs)) - 1
 	s.bytesSince += int64(size)
+	s.appended += int64(size)
 	s.countSince += uint64(len(logs))
 	for _, l := range logs {
 		c := *l
@@ -270,11 +279,21 @@ func (s *store) DeleteRange(lo, hi uint64) error {
 	first, last := s.first, s.last
 	s.mu.Unlock()
 	lo, hi = max(lo, first), min(hi, last)
+	if lo == first && hi < last { // the front
+		s.mu.Lock()
+		if keep := s.kept(); keep > 0 {
+			hi = min(hi, keep-1)
+		}
+		s.mu.Unlock()
+	}
 	switch {
 	case lo > hi:
 		return nil
 	case hi == last:
-		if err := s.log.TruncateAfter(lo - 1); err != nil {
+		end := s.disk.begin()
+		err := s.log.TruncateAfter(lo - 1)
+		end()
+		if err != nil {
 			return s.broken(fmt.Sprintf("cut the log after %d", lo-1), err)
 		}
 		s.mu.Lock()
@@ -356,7 +375,10 @@ func (s *store) setMeta(kv map[string][]byte) error {
 	if s.failed.Load() {
 		return errors.New("the log has failed")
 	}
-	if err := s.log.SetMeta(kv); err != nil {
+	end := s.disk.begin()
+	err := s.log.SetMeta(kv)
+	end()
+	if err != nil {
 		return s.broken("store term or vote", err)
 	}
 	s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -127,7 +128,9 @@ func (k *keeper) install(m snapshotMeta, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	err = k.env.State.Install(head.index, extra, func(put func(fulcrum.Entry) error) error { return readEntries(br, put) })
+	err = k.env.State.Install(head.index, extra, func(put func(fulcrum.Entry) error) error {
+		return errors.Join(readEntries(br, put), atEnd(br))
+	})
 	if err != nil {
 		return err
 	}
@@ -182,6 +185,18 @@ func readEntries(br *bufio.Reader, put func(fulcrum.Entry) error) error {
 		if err := put(e); err != nil {
 			return err
 		}
+	}
+}
+
+// atEnd must be asked before an install counts: the end is where the sum is checked.
+func atEnd(br *bufio.Reader) error {
+	switch _, err := br.ReadByte(); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return errTrailing
+	default:
+		return err
 	}
 }
 

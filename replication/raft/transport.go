@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc64"
 	"io"
+	"sync/atomic"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
@@ -24,7 +25,8 @@ type transport struct {
 	core     *core
 	ctx      context.Context // ends all calls under way
 	consumer chan hraft.RPC
-	fastPath func(hraft.RPC) // nil but for a mutant
+	fastPath func(hraft.RPC)               // nil but for a mutant
+	refusal  atomic.Pointer[fulcrum.Error] // the last answer of a replica that takes no leadership
 }
 
 var errSilenced = errors.New("this replica is stopping")
@@ -121,7 +123,9 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 		return err
 	}
 	if resp.Success && resp.Term == req.Term {
-		t.core.peers.matched(fulcrum.NodeID(id), req.PrevLogEntry+uint64(len(req.Entries)))
+		match := req.PrevLogEntry + uint64(len(req.Entries))
+		t.core.peers.matched(fulcrum.NodeID(id), match)
+		t.core.store.caughtUp(fulcrum.NodeID(id), match, t.core.tuning.TrailingEntries)
 	}
 	return nil
 }
@@ -158,7 +162,12 @@ func (t *transport) RequestVote(id hraft.ServerID, _ hraft.ServerAddress, req *h
 	return finish(r)
 }
 
+// RequestPreVote asks for nothing while this replica should not lead. That never lasts
+// (see fit), and votes themselves are not held back: an election that has begun may go on.
 func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req *hraft.RequestPreVoteRequest, resp *hraft.RequestPreVoteResponse) error {
+	if why := t.core.fit(); why != "" {
+		return refused(t.core.env.Node, why)
+	}
 	off, err := t.core.promises.ask()
 	if err != nil {
 		return err
@@ -174,6 +183,9 @@ func (t *transport) RequestPreVote(id hraft.ServerID, _ hraft.ServerAddress, req
 func (t *transport) TimeoutNow(id hraft.ServerID, _ hraft.ServerAddress, _ *hraft.TimeoutNowRequest, resp *hraft.TimeoutNowResponse) error {
 	off := t.core.leases.giveUp(t.core)
 	r, err := t.call(id, t.core.tuning.RPC, off.append([]byte{msgTimeoutNow}))
+	if errors.Is(err, fulcrum.ErrConflict) {
+		t.refusal.Store(fulcrum.AsError(err))
+	}
 	if err != nil {
 		return err
 	}
@@ -190,7 +202,9 @@ func (t *transport) InstallSnapshot(id hraft.ServerID, _ hraft.ServerAddress, re
 	if c.meta.Config, err = decodeConfiguration(req.Configuration); err != nil {
 		return err
 	}
-	sum := crc64.New(crc64.MakeTable(crc64.ECMA))
+	t.core.store.holdFor(fulcrum.NodeID(id), c.meta.Index)
+	defer t.core.store.sent(string(id))
+	sum := crc64.New(crcTable)
 	buf := make([]byte, chunkBytes)
 	for {
 		n, err := io.ReadFull(data, buf)

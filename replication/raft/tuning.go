@@ -15,12 +15,14 @@ type Tuning struct {
 	Lease       time.Duration // what a leader asks its voters to promise for reads at level lease, and how long a restarted voter abstains; at most Election; default Election/2
 	Commit      time.Duration // an idle leader sends its followers an empty append after so long, in case a heartbeat did not tell them what is committed; default 2s
 	RPC         time.Duration // how long one message to a peer may take; default Election
+	Stall       time.Duration // a leader whose disk takes longer for one step gives its place away; default Heartbeat
 
 	SnapshotEvery    time.Duration // how often to look whether the log can be cut; default 30s
 	SnapshotEntries  uint64        // cut the log after so many entries; default 8192
 	SnapshotBytes    int64         // or after so many bytes of entries; default 64 MiB
 	TrailingEntries  uint64        // entries kept behind a cut for replicas that are a little behind; default 4096
-	MaxSnapshotBytes int64         // the largest shard that a replica takes in from a peer, held in memory meanwhile; default 2 GiB
+	MaxSnapshotBytes int64         // the largest shard that a replica takes in from a peer; default 64 GiB
+	HoldBytes        int64         // how far the log may grow for a peer that is catching up; default 8 times SnapshotBytes
 	Install          time.Duration // how long a replica may take to install a snapshot that it has received; default 2m
 
 	MaxAppendEntries int // entries in one message; default 64
@@ -38,11 +40,13 @@ func (t Tuning) withDefaults() Tuning {
 	t.Lease = cmp.Or(t.Lease, t.Election/2)
 	t.Commit = cmp.Or(t.Commit, 2*time.Second)
 	t.RPC = cmp.Or(t.RPC, t.Election)
+	t.Stall = cmp.Or(t.Stall, t.Heartbeat)
 	t.SnapshotEvery = cmp.Or(t.SnapshotEvery, 30*time.Second)
 	t.SnapshotEntries = cmp.Or(t.SnapshotEntries, 8192)
 	t.SnapshotBytes = cmp.Or(t.SnapshotBytes, 64<<20)
 	t.TrailingEntries = cmp.Or(t.TrailingEntries, 4096)
-	t.MaxSnapshotBytes = cmp.Or(t.MaxSnapshotBytes, 2<<30)
+	t.MaxSnapshotBytes = cmp.Or(t.MaxSnapshotBytes, 64<<30)
+	t.HoldBytes = cmp.Or(t.HoldBytes, 8*t.SnapshotBytes)
 	t.Install = cmp.Or(t.Install, 2*time.Minute)
 	t.MaxAppendEntries = cmp.Or(t.MaxAppendEntries, 64)
 	t.BatchRequests = cmp.Or(t.BatchRequests, 1024)
@@ -63,8 +67,8 @@ func (t Tuning) Validate() error {
 	if t.Lease < time.Millisecond || t.Lease > t.Election {
 		errs = append(errs, fmt.Errorf("lease %s: want 1ms <= lease <= election (%s): a longer one delays a failover", t.Lease, t.Election))
 	}
-	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
-		errs = append(errs, fmt.Errorf("commit %s, rpc %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.SnapshotEvery, t.Install))
+	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.Stall < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
+		errs = append(errs, fmt.Errorf("commit %s, rpc %s, stall %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.Stall, t.SnapshotEvery, t.Install))
 	}
 	if t.MaxAppendEntries < 1 || t.MaxAppendEntries > 1024 {
 		errs = append(errs, fmt.Errorf("max append entries %d: want 1..1024", t.MaxAppendEntries))

@@ -1,0 +1,300 @@
+package raft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+	"testing"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+	"fulcrum/replication"
+	"fulcrum/replication/replicationtest"
+)
+
+// shelf is a Spool in memory that can be full, and remembers what is left in it.
+type shelf struct {
+	files map[*book]bool
+	full  error
+	most  int // files at once
+}
+
+type book struct {
+	bytes.Buffer
+	on *shelf
+}
+
+func (s *shelf) Create() (replication.SpoolFile, error) {
+	if s.full != nil {
+		return nil, s.full
+	}
+	b := &book{on: s}
+	if s.files == nil {
+		s.files = map[*book]bool{}
+	}
+	s.files[b] = true
+	s.most = max(s.most, len(s.files))
+	return b, nil
+}
+
+func (b *book) Write(p []byte) (int, error) {
+	if b.on.full != nil {
+		return 0, b.on.full
+	}
+	return b.Buffer.Write(p)
+}
+
+func (b *book) ReadAt(p []byte, at int64) (int, error) {
+	return bytes.NewReader(b.Bytes()).ReadAt(p, at)
+}
+
+func (b *book) Close() error {
+	if !b.on.files[b] {
+		return errors.New("closed twice")
+	}
+	delete(b.on.files, b)
+	return nil
+}
+
+// chunks cuts data as a sender does.
+func chunks(transfer uint64, data []byte) (out []chunk) {
+	for at := 0; ; at += chunkBytes {
+		end := min(at+chunkBytes, len(data))
+		c := chunk{transfer: transfer, offset: uint64(at), data: data[at:end]}
+		if c.last = end == len(data); c.last {
+			c.sum = crc64.Checksum(data, crcTable)
+			return append(out, c)
+		}
+		out = append(out, c)
+	}
+}
+
+func newStaging(s replication.Spool) *staging {
+	return &staging{spool: s, from: map[fulcrum.NodeID]*transfer{}, whole: map[uint64]*spooled{}}
+}
+
+func TestStagingKeepsLargeSnapshotsOutOfMemory(t *testing.T) {
+	sh := &shelf{}
+	s := newStaging(sh)
+	data := bytes.Repeat([]byte("a shard"), 700_000) // 4.9 MB
+	var ticket []byte
+	for _, c := range chunks(1, data) {
+		req, tk, err := s.take("a", c, 1<<30)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (req != nil) != c.last {
+			t.Fatalf("chunk at %d: request %v", c.offset, req)
+		}
+		ticket = tk
+		if tr := s.from["a"]; tr != nil && len(tr.data.small) > spoolFrom {
+			t.Fatalf("%d bytes are in memory", len(tr.data.small))
+		}
+	}
+	d := s.claim(ticket)
+	if d == nil || s.claim(ticket) != nil {
+		t.Fatal("a ticket is good for one claim")
+	}
+	if got, err := io.ReadAll(d.read()); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if err := d.Close(); err != nil || len(sh.files) > 0 {
+		t.Errorf("close: %v; %d files left", err, len(sh.files))
+	}
+}
+
+// However a transfer ends, no file is left.
+func TestStagingLeavesNoFile(t *testing.T) {
+	data := bytes.Repeat([]byte("a shard"), 700_000)
+	cs := chunks(1, data)
+	for _, tc := range []struct {
+		name string
+		do   func(s *staging, sh *shelf) error
+		want fulcrum.Code
+	}{
+		{"damaged on the way", func(s *staging, sh *shelf) (err error) {
+			for i, c := range cs {
+				if i == 7 {
+					c.data = append([]byte{c.data[0] + 1}, c.data[1:]...)
+				}
+				_, _, err = s.take("a", c, 1<<30)
+			}
+			return err
+		}, fulcrum.CodeInvalid},
+		{"the disk is full", func(s *staging, sh *shelf) (err error) {
+			for i, c := range cs {
+				if i == 9 {
+					sh.full = errors.New("no space left on device")
+				}
+				if _, _, err = s.take("a", c, 1<<30); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, fulcrum.CodeDisk},
+		{"too large", func(s *staging, sh *shelf) (err error) {
+			for _, c := range cs {
+				if _, _, err = s.take("a", c, 3<<20); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, fulcrum.CodeTooLarge},
+		{"the sender is gone", func(s *staging, sh *shelf) (err error) {
+			for _, c := range cs[:10] {
+				_, _, err = s.take("a", c, 1<<30)
+			}
+			s.from["a"].touch = time.Now().Add(-time.Hour)
+			s.sweep()
+			return err
+		}, ""},
+		{"the sender begins anew", func(s *staging, sh *shelf) (err error) {
+			for _, c := range cs[:10] {
+				_, _, err = s.take("a", c, 1<<30)
+			}
+			for _, c := range chunks(2, []byte("small now")) {
+				_, _, err = s.take("a", c, 1<<30)
+			}
+			return err
+		}, ""},
+		{"the library did not want it", func(s *staging, sh *shelf) (err error) {
+			var ticket []byte
+			for _, c := range cs {
+				_, ticket, err = s.take("a", c, 1<<30)
+			}
+			s.discard(ticket)
+			return err
+		}, ""},
+		{"the replica stops", func(s *staging, sh *shelf) (err error) {
+			for _, c := range cs {
+				_, _, err = s.take("a", c, 1<<30)
+			}
+			for _, c := range cs[:10] {
+				_, _, err = s.take("b", c, 1<<30)
+			}
+			s.clear()
+			return err
+		}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sh := &shelf{}
+			s := newStaging(sh)
+			err := tc.do(s, sh)
+			e := fulcrum.AsError(err)
+			if (e == nil) != (tc.want == "") || e != nil && e.Code != tc.want {
+				t.Errorf("error %v, want %v", err, tc.want)
+			}
+			if e != nil && e.Code == fulcrum.CodeDisk && e.Hint == "" {
+				t.Error("no hint what to do")
+			}
+			if sh.most == 0 || len(sh.files) > 0 {
+				t.Errorf("%d files at once, %d left", sh.most, len(sh.files))
+			}
+		})
+	}
+}
+
+// What a disk damages between the receipt and the install is not installed.
+func TestInstallRefusesASpoolThatWasDamaged(t *testing.T) {
+	source := replicationtest.NewState()
+	for i := range 200 {
+		e := fulcrum.Entry{Key: fmt.Appendf(nil, "%03d", i), Value: bytes.Repeat([]byte("v"), 10_000), Version: fulcrum.Version{Time: 1, Actor: 1}}
+		if err := source.Apply(uint64(i+1), []fulcrum.Entry{e}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := newKeeper(t, source)
+	sh := &shelf{}
+	from.core.env.Spool = sh
+	m := snapshotMeta{Index: 200, Term: 2}
+	_, stream, err := from.open(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSpooled(sh)
+	if _, err := io.Copy(s, stream); err != nil {
+		t.Fatal(err)
+	}
+	if len(sh.files) != 1 {
+		t.Fatalf("%d files", len(sh.files))
+	}
+	for b := range sh.files {
+		b.Bytes()[1_500_000] ^= 1 // inside of a value: it decodes
+	}
+	state := replicationtest.NewState()
+	k := newKeeper(t, state)
+	if err := k.install(m, s.read()); !errors.Is(err, errSpoolDamaged) {
+		t.Errorf("install: %v", err)
+	}
+	if state.Applied() != 0 || len(state.Dump()) > 0 {
+		t.Errorf("%d entries at %d after a refused install", len(state.Dump()), state.Applied())
+	}
+	for b := range sh.files {
+		b.Bytes()[1_500_000] ^= 1
+	}
+	if err := k.install(m, s.read()); err != nil || len(state.Dump()) != 200 {
+		t.Errorf("install of what is whole: %v, %d entries", err, len(state.Dump()))
+	}
+}
+
+// A log is not cut where a peer will go on, but neither for ever nor without bound.
+func TestHoldsOfTheLog(t *testing.T) {
+	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{HoldBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.store
+	fill := func(n, size int) {
+		_, last := s.bounds()
+		for range n {
+			last++
+			if err := s.StoreLog(entryOf(last, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	cut := func() uint64 {
+		_, last := s.bounds()
+		first, _ := s.bounds()
+		if err := s.DeleteRange(first, last-1); err != nil {
+			t.Fatal(err)
+		}
+		first, _ = s.bounds()
+		return first
+	}
+	fill(100, 10)
+	s.holdFor("b", 40)
+	if first := cut(); first != 40 {
+		t.Errorf("the log begins at %d, want 40: b is being sent a snapshot at 40", first)
+	}
+	s.sent("b")
+	s.caughtUp("b", 70, 8)
+	if first := cut(); first != 70 {
+		t.Errorf("the log begins at %d, want 70: b is at 70", first)
+	}
+	s.caughtUp("b", 98, 8)
+	if first := cut(); first != 100 {
+		t.Errorf("the log begins at %d, want 100: b has caught up", first)
+	}
+	fill(10, 10)
+	s.holdFor("b", 100)
+	fill(30, 60_000)
+	if first := cut(); first != 140 {
+		t.Errorf("the log begins at %d, want 140: b is too slow", first)
+	}
+	fill(10, 10)
+	s.holdFor("b", 140)
+	s.sent("b")
+	s.holds.by["b"].moved = time.Now().Add(-2 * holdIdle)
+	if first := cut(); first != 150 {
+		t.Errorf("the log begins at %d, want 150: b is gone", first)
+	}
+}
+
+func entryOf(index uint64, size int) *hraft.Log {
+	return &hraft.Log{Index: index, Term: 1, Type: hraft.LogCommand, Data: make([]byte, size)}
+}

@@ -1,0 +1,189 @@
+package raft
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	hraft "github.com/hashicorp/raft"
+
+	"fulcrum"
+	"fulcrum/replication"
+)
+
+// staging collects the snapshots that peers are sending, whole, before the library
+// sees them: its main loop would stand still for the transfer and miss heartbeats.
+// What is whole is known by a ticket, a number, which goes through the library in the
+// place of the data; who claims it closes it.
+//
+// It holds one transfer a peer, two at the most. mu is never held during I/O.
+type staging struct {
+	spool replication.Spool
+
+	mu    sync.Mutex
+	from  map[fulcrum.NodeID]*transfer
+	whole map[uint64]*spooled
+	last  uint64 // ticket
+}
+
+type transfer struct {
+	id    uint64
+	data  *spooled
+	busy  bool // a chunk is being written
+	touch time.Time
+}
+
+const (
+	transferIdle = 30 * time.Second
+	ticketBytes  = 8
+)
+
+// take adds a chunk; with the last one it returns the library's request and a ticket.
+func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*hraft.InstallSnapshotRequest, []byte, error) {
+	t, err := s.begin(from, c, limit)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := t.data.Write(c.data); err != nil {
+		s.end(from, t)
+		_ = t.data.Close()
+		return nil, nil, spoolError(err)
+	}
+	s.mu.Lock()
+	t.touch, t.busy = time.Now(), false
+	s.mu.Unlock()
+	if !c.last {
+		return nil, nil, nil
+	}
+	s.end(from, t)
+	if t.data.sum.Sum64() != c.sum {
+		size := t.data.size
+		_ = t.data.Close()
+		return nil, nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot of %d bytes arrived damaged", size)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last++
+	s.whole[s.last] = t.data
+	req := &hraft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: 1, Term: c.term, Leader: []byte(from),
+		LastLogIndex: c.meta.Index, LastLogTerm: c.meta.Term, Size: ticketBytes,
+		Configuration: hraft.EncodeConfiguration(c.meta.Config), ConfigurationIndex: c.meta.ConfigIndex}
+	return req, binary.BigEndian.AppendUint64(nil, s.last), nil
+}
+
+// begin finds, or makes, the transfer that a chunk belongs to, and marks it busy.
+func (s *staging) begin(from fulcrum.NodeID, c chunk, limit int64) (*transfer, error) {
+	s.mu.Lock()
+	gone := s.expire(time.Now())
+	t, err := s.at(from, c)
+	switch {
+	case err != nil:
+	case t.data.size+int64(len(c.data)) > limit:
+		err = fulcrum.Errorf(fulcrum.CodeTooLarge, "snapshot of more than %d bytes", limit)
+		delete(s.from, from)
+		gone = append(gone, t.data)
+	default:
+		if old := s.from[from]; old != nil && old != t {
+			gone = append(gone, old.data)
+		}
+		s.from[from] = t
+		t.touch, t.busy = time.Now(), true
+	}
+	s.mu.Unlock()
+	closeAll(gone)
+	return t, err
+}
+
+// at is the transfer that a chunk belongs to; a new one is not in from yet. The caller
+// holds mu.
+func (s *staging) at(from fulcrum.NodeID, c chunk) (*transfer, error) {
+	t := s.from[from]
+	switch {
+	case t != nil && t.busy:
+		return nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "the chunk before is still being written")
+	case c.offset == 0 && t == nil && len(s.from) >= 2:
+		return nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "two snapshots are being received already")
+	case c.offset == 0:
+		return &transfer{id: c.transfer, data: newSpooled(s.spool)}, nil
+	case t == nil || t.id != c.transfer || t.data.size != int64(c.offset):
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot chunk at byte %d does not continue a transfer", c.offset)
+	}
+	return t, nil
+}
+
+func closeAll(gone []*spooled) {
+	for _, d := range gone {
+		_ = d.Close() // a file that cannot be removed goes at the next start
+	}
+}
+
+func (s *staging) end(from fulcrum.NodeID, t *transfer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.from[from] == t {
+		delete(s.from, from)
+	}
+}
+
+// claim gives the data of a ticket to the caller, who closes it; nil if it is gone.
+func (s *staging) claim(ticket []byte) *spooled {
+	if len(ticket) != ticketBytes {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := binary.BigEndian.Uint64(ticket)
+	d := s.whole[n]
+	delete(s.whole, n)
+	return d
+}
+
+func (s *staging) discard(ticket []byte) {
+	if d := s.claim(ticket); d != nil {
+		_ = d.Close()
+	}
+}
+
+// expire forgets transfers whose sender has gone, and returns their data. The caller
+// holds mu.
+func (s *staging) expire(now time.Time) (gone []*spooled) {
+	for from, t := range s.from {
+		if !t.busy && now.Sub(t.touch) > transferIdle {
+			delete(s.from, from)
+			gone = append(gone, t.data)
+		}
+	}
+	return gone
+}
+
+func (s *staging) sweep() {
+	s.mu.Lock()
+	gone := s.expire(time.Now())
+	s.mu.Unlock()
+	closeAll(gone)
+}
+
+// clear drops everything: the replica stops.
+func (s *staging) clear() {
+	s.mu.Lock()
+	var gone []*spooled
+	for from, t := range s.from {
+		if !t.busy { // else its writer finds out
+			gone = append(gone, t.data)
+			delete(s.from, from)
+		}
+	}
+	for n, d := range s.whole {
+		gone = append(gone, d)
+		delete(s.whole, n)
+	}
+	s.mu.Unlock()
+	closeAll(gone)
+}
+
+func spoolError(err error) error {
+	if e := fulcrum.AsError(err); e.Code == fulcrum.CodeDisk {
+		return e
+	}
+	return fulcrum.Errorf(fulcrum.CodeDisk, "keep a snapshot that is received: %w", err).WithHint("free some space on the data directory's disk")
+}
