@@ -31,6 +31,7 @@ type metrics struct {
 	switches      *prometheus.CounterVec
 	switchTime    *prometheus.HistogramVec
 	moves         *prometheus.CounterVec
+	watchEvents   *prometheus.CounterVec
 }
 
 // buckets of latencies, in seconds.
@@ -59,11 +60,12 @@ func newMetrics(n *Node) *metrics {
 		switches:      counter("fulcrum_mode_switch_shards_total", "Shards that this node, as controller, brought into another mode.", "keyspace", "to"),
 		switchTime:    histogram("fulcrum_mode_switch_shard_duration_seconds", "Time from fencing a shard to its next epoch.", "keyspace"),
 		moves:         counter("fulcrum_shard_moves_total", "Changes of a shard's replicas that this node, as controller, carried out.", "keyspace"),
+		watchEvents:   counter("fulcrum_watch_events_total", "Changes told to watches on this node.", "keyspace"),
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fulcrum_build_info", Help: "Version of the running binary.",
 		ConstLabels: prometheus.Labels{"version": n.opt.Version, "goversion": runtime.Version()}}, func() float64 { return 1 })
 	n.opt.Registry.MustRegister(m.requests, m.duration, m.staleness, m.readRepairs, m.antiEntropy, m.lost, m.leaderChanges, m.commits,
-		m.lateWrites, m.switches, m.switchTime, m.moves, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.lateWrites, m.switches, m.switchTime, m.moves, m.watchEvents, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -152,6 +154,7 @@ var (
 	descApplied    = desc("fulcrum_group_applied_index", "Log position visible to reads at this replica.", "keyspace", "group")
 	descCatalog    = desc("fulcrum_catalog_index", "Index of this node's copy of the catalog.")
 	descCatLeader  = desc("fulcrum_catalog_leader", "1 if this node leads the catalog.")
+	descWatches    = desc("fulcrum_watches", "Watches under way on this node.")
 	descLate       = desc("fulcrum_late_writes_pending", "Writes of closed epochs that this node has yet to hand over.")
 )
 
@@ -162,7 +165,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Describe sends every description.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLagSeconds, descLagEntries, descHints, descSiblings, descLeader, descReplicas, descBytes, descKeys,
-		descCatching, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descLate} {
+		descCatching, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descWatches, descLate} {
 		ch <- d
 	}
 }
@@ -230,6 +233,7 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge(descCatLeader, self)
+	gauge(descWatches, float64(n.watching.now()))
 	if n.late != nil {
 		gauge(descLate, float64(n.late.state.Keys()))
 	}

@@ -234,7 +234,8 @@ func (g *Group) Changes(ctx context.Context, req replication.ChangesRequest) (re
 		return replication.ChangesReply{Next: from.mark()}, err
 	}
 	if mutant.On("watch-replays") && from.index > 1 && g.changes.reached(place{from.epoch, from.index + 1}) {
-		from.index-- // mutant: with what is new, the change before it is told once more
+		from.index--  // mutant: with what is new, the change before it is told once more
+		req.Limit = 0 // in one go, or it would never get on
 	}
 	f := follow{group: g, req: req, at: from, filter: req.Since}
 	if f.req.Limit <= 0 {
