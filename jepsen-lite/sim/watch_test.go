@@ -24,7 +24,7 @@ type watcher struct {
 	signs  int // batches without events
 	starts int
 	at     fulcrum.NodeID // where it is now
-	ended  error // what no other node would do better
+	ended  error          // what no other node would do better
 }
 
 // run watches at one node after another, always behind what it was told last, until ctx
