@@ -39,6 +39,9 @@ func (m Mark) Compare(o Mark) int {
 	return cmp.Or(cmp.Compare(m.Epoch, o.Epoch), cmp.Compare(m.Term, o.Term), cmp.Compare(m.Index, o.Index))
 }
 
+// IsZero reports whether m is no place at all.
+func (m Mark) IsZero() bool { return m == Mark{} }
+
 // Marks is how much of each group one client has seen: the open form of a Token,
 // a session.
 type Marks map[fulcrum.GroupID]Mark

@@ -76,6 +76,9 @@ func agree(ops []history.Op) bool {
 		if op.Outcome != history.OK {
 			return false
 		}
+		if op.F == history.Watch { // cut into batches as it comes
+			continue
+		}
 		j, seen := first[op.Key]
 		if !seen || (!ops[j].Found && ops[j].Version.IsZero()) {
 			first[op.Key] = i

@@ -56,6 +56,12 @@ func raft() []Mutant {
 		{Name: "vote-not-persisted", Breaks: "a replica forgets whom it voted for, and votes again in the same term",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "durability", Nemesis: "pause-leader,jitter", Shards: 8,
 			Test: "replication/raft TestAVoteHoldsThroughARestart"},
+		{Name: "watch-skips-gap", Breaks: "a watch whose history is gone goes on with what there is, and tells nobody",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "watch", Nemesis: "kill-all",
+			Test: "replication/raft TestHistoryThatIsGoneIsTold"},
+		{Name: "watch-replays", Breaks: "a watch that goes on behind a change tells it once more",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "watch", Nemesis: "kill-one",
+			Test: "replication/raft TestWatchThroughFaults"},
 		// The two must meet within a moment in which nothing waits: simulated time has none.
 		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
 			Test: "replication/raft TestHeartbeatsDoNotOvertakeVotes"},

@@ -39,6 +39,10 @@ type host struct {
 	groups map[fulcrum.GroupID]*hosted // guarded by mu
 	busy   map[fulcrum.GroupID]bool    // guarded by mu: being opened, closed or moved to an epoch
 	wake   chan struct{}
+
+	// Guarded by mu: what replicas in mode raft remember of their changes, for watches,
+	// from one epoch to the next.
+	changes map[fulcrum.GroupID]*raft.Changes
 }
 
 // hosted is a group that runs here.
@@ -97,7 +101,22 @@ const freshContact = 50 * time.Millisecond
 const syncEvery = time.Second
 
 func newHost(n *Node) *host {
-	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1)}
+	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1), changes: map[fulcrum.GroupID]*raft.Changes{}}
+}
+
+// changesOf returns what a group remembers of its changes; it is forgotten when the group
+// leaves mode raft or this node.
+func (h *host) changesOf(g fulcrum.GroupID, m consistency.Mode) *raft.Changes {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m != consistency.Raft {
+		delete(h.changes, g)
+		return nil
+	}
+	if h.changes[g] == nil {
+		h.changes[g] = raft.NewChanges()
+	}
+	return h.changes[g]
 }
 
 // at returns the group if it runs here at the epoch; else CodeEpoch, which tells
@@ -381,6 +400,9 @@ func (h *host) drop(g fulcrum.GroupID) error {
 	if running != nil {
 		h.close(running)
 	}
+	h.mu.Lock()
+	delete(h.changes, g)
+	h.mu.Unlock()
 	rec, err := h.record(g)
 	if err != nil || rec == nil {
 		return err
@@ -471,9 +493,10 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 		Logger:  n.log.With("keyspace", ks.Name, "group", uint64(sh.Group), "epoch", uint64(rec.Epoch)),
 		Metrics: n.metrics.group(ks.Name, rec.Mode), MaxValue: n.opt.MaxValue, Based: rec.Based,
 	}
+	changes := h.changesOf(sh.Group, rec.Mode)
 	switch rec.Mode {
 	case consistency.Raft:
-		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name})
+		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name, Changes: changes})
 	case consistency.Quorum:
 		return quorum.Open(env, quorum.Options{FreshFor: freshContact})
 	case consistency.LeaderFollower:

@@ -32,6 +32,7 @@ type metrics struct {
 	switchTime    *prometheus.HistogramVec
 	moves         *prometheus.CounterVec
 	handedOver    *prometheus.CounterVec
+	watchEvents   *prometheus.CounterVec
 }
 
 // buckets of latencies, in seconds.
@@ -61,11 +62,12 @@ func newMetrics(n *Node) *metrics {
 		switchTime:    histogram("fulcrum_mode_switch_shard_duration_seconds", "Time from fencing a shard to its next epoch.", "keyspace"),
 		handedOver:    counter("fulcrum_leader_handovers_total", "Leaderships of shards that this node gave to another: to spread them, or before it stopped.", "keyspace", "why"),
 		moves:         counter("fulcrum_shard_moves_total", "Changes of a shard's replicas that this node, as controller, carried out.", "keyspace"),
+		watchEvents:   counter("fulcrum_watch_events_total", "Changes told to watches on this node.", "keyspace"),
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fulcrum_build_info", Help: "Version of the running binary.",
 		ConstLabels: prometheus.Labels{"version": n.opt.Version, "goversion": runtime.Version()}}, func() float64 { return 1 })
 	n.opt.Registry.MustRegister(m.requests, m.duration, m.staleness, m.readRepairs, m.antiEntropy, m.lost, m.leaderChanges, m.commits,
-		m.lateWrites, m.switches, m.switchTime, m.moves, m.handedOver, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.lateWrites, m.switches, m.switchTime, m.moves, m.handedOver, m.watchEvents, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -158,6 +160,7 @@ var (
 	descApplied    = desc("fulcrum_group_applied_index", "Log position visible to reads at this replica.", "keyspace", "group")
 	descCatalog    = desc("fulcrum_catalog_index", "Index of this node's copy of the catalog.")
 	descCatLeader  = desc("fulcrum_catalog_leader", "1 if this node leads the catalog.")
+	descWatches    = desc("fulcrum_watches", "Watches under way on this node.")
 	descLate       = desc("fulcrum_late_writes_pending", "Writes of closed epochs that this node has yet to hand over.")
 )
 
@@ -168,7 +171,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Describe sends every description.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLagSeconds, descLagEntries, descHints, descSiblings, descLeader, descReplicas, descBytes, descKeys,
-		descCatching, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descLate} {
+		descCatching, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descWatches, descLate} {
 		ch <- d
 	}
 }
@@ -236,6 +239,7 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge(descCatLeader, self)
+	gauge(descWatches, float64(n.watching.now()))
 	if n.late != nil {
 		gauge(descLate, float64(n.late.state.Keys()))
 	}

@@ -131,6 +131,7 @@ type Node struct {
 	missed  missed
 
 	unhurried unhurried
+	watching  watching
 	clock     *swapClock
 	started   time.Time
 	jitter    *rand.Rand // of runLeaders alone

@@ -81,6 +81,7 @@ const (
 	dataWrite byte = iota + 1
 	dataRead
 	dataScan
+	dataChanges
 )
 
 // handleData answers a request that another node's coordinator brings here.
@@ -123,6 +124,16 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 			return nil, err
 		}
 		return replication.AppendScanReply(nil, rep), nil
+	case dataChanges:
+		req, err := replication.ReadChangesRequest(r)
+		if err != nil {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded watch: %w", err)
+		}
+		rep, err := h.changes(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		return replication.AppendChangesReply(nil, rep), nil
 	}
 	return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded request of unknown kind %d", kind)
 }

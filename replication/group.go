@@ -69,30 +69,6 @@ type Group interface {
 	HandOver(ctx context.Context) error
 }
 
-// Watcher is a Group that can tell its changes in the order in which they were made.
-type Watcher interface {
-	// Changes returns what changed behind after, in order, whole log entries at a time
-	// and at most about limit bytes; with nothing to tell it waits for something until
-	// ctx ends, and then returns no events. The zero Mark means: behind everything that
-	// was acknowledged before the call. Changes that are no longer kept are
-	// CodeCompacted. Every replica can answer; one that is behind waits.
-	Changes(ctx context.Context, req ChangesRequest) (ChangesReply, error)
-}
-
-// ChangesRequest asks for changes to keys with Start <= key < End (nil: no end).
-type ChangesRequest struct {
-	After      consistency.Mark
-	Since      fulcrum.Version // if not zero, in the place of After: changes newer than it
-	Start, End []byte
-	Limit      int
-}
-
-// ChangesReply holds changes in order; Next is the After that misses nothing.
-type ChangesReply struct {
-	Events []fulcrum.Event
-	Next   consistency.Mark
-}
-
 // Position is a place in a group's history: of a log (Term, Index), or in quorum
 // mode of time (Index is the Time of a fulcrum.Version).
 type Position struct {

@@ -76,7 +76,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unavailable (definitely not done)
 	flags.StringVar(&a.config, "config", "", "settings file; default: ./fulcrum.yaml if it is there")
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.serveCommand(), a.nodeCommand(), a.statusCommand(),
-		a.getCommand(), a.putCommand(), a.deleteCommand(), a.incrCommand(), a.casCommand(), a.scanCommand(),
+		a.getCommand(), a.putCommand(), a.deleteCommand(), a.incrCommand(), a.casCommand(), a.scanCommand(), a.watchCommand(),
 		a.keyspaceCommand(), a.faultCommand(), a.levelsCommand(), a.labCommand(), a.benchCommand(), a.jepsenCommand(),
 	)
 	return root

@@ -70,7 +70,7 @@ func (r *convergeRun) collect() {
 		if op.TTL > 0 && op.Outcome != history.Fail {
 			r.expires[op.Key] = append(r.expires[op.Key], i)
 		}
-		if op.Phase != history.Final || op.F.Mutates() {
+		if op.Phase != history.Final || op.F.Mutates() || op.F == history.Watch {
 			continue
 		}
 		q := question{op.F, op.Key}

@@ -64,7 +64,7 @@ func runWellFormed(h *history.History, _ Spec) Result {
 
 func known(f history.F) bool {
 	switch f {
-	case history.Read, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Scan:
+	case history.Read, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Scan, history.Pair, history.Watch:
 		return true
 	}
 	return false
@@ -72,7 +72,7 @@ func known(f history.F) bool {
 
 // unique reports whether the argument of f names the operation.
 func unique(f history.F) bool {
-	return f == history.Write || f == history.CAS || f == history.Add || f == history.Append
+	return f == history.Write || f == history.CAS || f == history.Add || f == history.Append || f == history.Pair
 }
 
 // enoughOps is how many acknowledged operations a run needs for its verdict to say

@@ -27,10 +27,18 @@ const (
 	Incr   F = "incr"   // adds the decimal Value to a counter, atomically
 	Append F = "append" // puts Value and a comma behind a list, atomically
 	Scan   F = "scan"   // reads all keys with prefix Key; what it found is Elements
+	Pair   F = "pair"   // writes Value to two new keys, Key+PairOne and Key+PairTwo, in one step
+	Watch  F = "watch"  // for a while, what changes under prefix Key behind the position Value
+)
+
+// What is behind the Key of a Pair.
+const (
+	PairOne = "/1"
+	PairTwo = "/2"
 )
 
 // Mutates reports whether f may change something.
-func (f F) Mutates() bool { return f != Read && f != Scan }
+func (f F) Mutates() bool { return f != Read && f != Scan && f != Watch }
 
 // Outcome is what is known of an operation.
 type Outcome uint8
@@ -51,7 +59,8 @@ const (
 	Final              // after everything was healed and settled
 )
 
-// Element is one key of a Scan.
+// Element is one key of a Scan, or one change that a Watch tells: without a Value the key
+// was removed, and without a Key a batch ends here, at position Value.
 type Element struct {
 	Key     string
 	Value   string
@@ -75,10 +84,10 @@ type Op struct {
 	Given   consistency.Level // given, as the receipt says; zero when there was none
 
 	Key      string
-	Value    string          // Write, CAS, Add, Incr, Append: the argument. Read: what stood there
+	Value    string          // Write, CAS, Add, Incr, Append, Pair: the argument. Watch: the position, if any. Read: what stood there
 	Found    bool            // Read: a live value stood there. CAS: it was applied (an OK CAS always)
 	Expect   fulcrum.Version // CAS
-	Elements []Element       // Scan
+	Elements []Element       // Scan, Watch
 
 	// Version is that of what was written or read, as the reply said; zero when it
 	// said none. A Read that found nothing has the version of the tombstone, if the

@@ -69,6 +69,10 @@ func (c *conn) do(ctx context.Context, rq workload.Request) (workload.Reply, err
 		return c.read(ctx, rq)
 	case history.Scan:
 		return c.scan(ctx, rq)
+	case history.Watch:
+		return c.watch(ctx, rq)
+	case history.Pair:
+		return c.atomic(ctx, rq, "MSETNX", rq.Key+history.PairOne, rq.Value, rq.Key+history.PairTwo, rq.Value)
 	case history.Write, history.Add, history.CAS:
 		return c.put(ctx, rq)
 	case history.Delete:
@@ -144,6 +148,31 @@ func (c *conn) scan(ctx context.Context, rq workload.Request) (workload.Reply, e
 		rep.Receipt.Staleness = -1
 	}
 	return rep, nil
+}
+
+func (c *conn) watch(ctx context.Context, rq workload.Request) (rep workload.Reply, err error) {
+	ctx, cancel := context.WithTimeout(ctx, workload.WatchFor)
+	defer cancel()
+	for batch, failed := range c.w.cli.Watch(ctx, rq.Keyspace, client.Watch{Prefix: rq.Key, After: rq.Value}, client.On(rq.Node), client.NoRetry()) {
+		if failed != nil {
+			err = failed
+			break
+		}
+		for _, ch := range batch.Changes {
+			rep.Elements = append(rep.Elements, history.Element{Key: ch.Key, Value: string(ch.Value), Version: ch.Version})
+		}
+		rep.Elements = append(rep.Elements, history.Element{Value: batch.Next})
+		if len(rep.Elements) >= workload.WatchMost {
+			break
+		}
+	}
+	switch {
+	case len(rep.Elements) > 0:
+		return rep, nil
+	case err == nil:
+		err = fulcrum.Errorf(fulcrum.CodeUnavailable, "the watch was told nothing for %s", workload.WatchFor)
+	}
+	return rep, err
 }
 
 // atomic sends a command of the Redis protocol.

@@ -161,7 +161,7 @@ func bars(out *bufio.Writer, run *Run, ops []history.Op, from int, moments []mom
 func brief(op *history.Op) string {
 	s := string(op.F) + " " + op.Key
 	switch {
-	case op.F == history.Scan:
+	case op.F == history.Scan || op.F == history.Watch:
 		s += fmt.Sprintf(" → %d", len(op.Elements))
 	case op.F == history.Read && op.Outcome == history.OK && op.Found:
 		s += " → " + op.Value

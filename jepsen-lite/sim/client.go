@@ -26,6 +26,10 @@ func (s simClient) Do(ctx context.Context, rq workload.Request) (rep workload.Re
 			return read(ctx, b, call, rq, &rep)
 		case history.Scan:
 			return scan(ctx, b, call, rq, &rep)
+		case history.Watch:
+			return watch(ctx, b, rq, &rep)
+		case history.Pair:
+			call.Atomic = true
 		}
 		return write(ctx, b, call, rq, &rep)
 	})
@@ -69,7 +73,33 @@ func scan(ctx context.Context, b api.Backend, call api.Call, rq workload.Request
 	}
 }
 
+func watch(ctx context.Context, b api.Backend, rq workload.Request, rep *workload.Reply) error {
+	ctx, cancel := context.WithTimeout(ctx, workload.WatchFor)
+	defer cancel()
+	err := b.Watch(ctx, api.Call{Keyspace: rq.Keyspace}, api.Watch{Prefix: []byte(rq.Key), After: rq.Value}, func(batch api.WatchBatch) error {
+		if ctx.Err() != nil {
+			return ctx.Err() // too late: the connection may be gone
+		}
+		for _, e := range batch.Events {
+			rep.Elements = append(rep.Elements, history.Element{Key: string(e.Entry.Key), Value: string(e.Entry.Value), Version: e.Entry.Version})
+		}
+		rep.Elements = append(rep.Elements, history.Element{Value: batch.Next})
+		if len(rep.Elements) >= workload.WatchMost {
+			cancel()
+		}
+		return nil
+	})
+	switch {
+	case len(rep.Elements) > 0:
+		return nil
+	case err == nil:
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "the watch was told nothing for %s", workload.WatchFor)
+	}
+	return err
+}
+
 func write(ctx context.Context, b api.Backend, call api.Call, rq workload.Request, rep *workload.Reply) error {
+	var ws []fulcrum.Write
 	w := fulcrum.Write{Op: fulcrum.OpPut, Key: []byte(rq.Key), Value: []byte(rq.Value)}
 	switch rq.F {
 	case history.Write, history.Add:
@@ -83,6 +113,11 @@ func write(ctx context.Context, b api.Backend, call api.Call, rq workload.Reques
 		}
 	case history.Delete:
 		w.Op, w.Value = fulcrum.OpDelete, nil
+	case history.Pair:
+		w.Key, w.If = append(w.Key, history.PairOne...), fulcrum.IfAbsent
+		two := w
+		two.Key = []byte(rq.Key + history.PairTwo)
+		ws = append(ws, two)
 	case history.Incr:
 		w.Op = fulcrum.OpAdd
 	case history.Append:
@@ -90,13 +125,14 @@ func write(ctx context.Context, b api.Backend, call api.Call, rq workload.Reques
 	default:
 		return fulcrum.Errorf(fulcrum.CodeInvalid, "operation %q", rq.F)
 	}
-	results, rc, err := b.Write(ctx, call, []fulcrum.Write{w})
+	ws = append(ws, w)
+	results, rc, err := b.Write(ctx, call, ws)
 	rep.Receipt = rc
 	switch {
 	case err != nil:
 		return err
-	case len(results) != 1:
-		return fulcrum.Errorf(fulcrum.CodeUnknown, "%d results for one write", len(results))
+	case len(results) != len(ws):
+		return fulcrum.Errorf(fulcrum.CodeUnknown, "%d results for %d writes", len(results), len(ws))
 	case results[0].Err != nil:
 		return results[0].Err
 	}

@@ -13,10 +13,19 @@ import (
 // one node, once: no retry and no other node, so that what happened is what is
 // recorded. Errors are *fulcrum.Error: Maybe says that the outcome is unknown.
 //
+// A Watch listens for WatchFor, or until it was told enough, and is done when it was told
+// anything at all: what came in whole batches counts, whatever ended it.
+//
 // A CAS whose condition does not hold is no error: Reply.Applied is false.
 type Client interface {
 	Do(ctx context.Context, rq Request) (Reply, error)
 }
+
+// How long a Watch listens, and how many changes are enough.
+const (
+	WatchFor  = time.Second
+	WatchMost = 200
+)
 
 // Request is one operation to be done.
 type Request struct {
@@ -26,9 +35,9 @@ type Request struct {
 	Level    consistency.Level
 	Session  consistency.Token // sent along when not empty
 	Key      string            // Scan: the prefix
-	Value    string
-	Expect   fulcrum.Version // CAS; zero: the key must be absent
-	TTL      time.Duration   // Write
+	Value    string            // Watch: the position
+	Expect   fulcrum.Version   // CAS; zero: the key must be absent
+	TTL      time.Duration     // Write
 }
 
 // Reply is what came back.

@@ -55,6 +55,7 @@ type Work interface {
 type Workload struct {
 	Name   string
 	About  string
+	Raft   bool   // it needs what mode raft alone has
 	Atomic bool   // it reads and writes in one step: not for quorum mode
 	Later  string // why it cannot run yet; its place is kept
 	make   func(Setup) Work
@@ -70,6 +71,9 @@ func (w Workload) Fits(s Setup) error {
 		if w.Atomic && m == consistency.Quorum {
 			return fulcrum.Errorf(fulcrum.CodeInvalid, "workload %s reads and writes in one step, which mode %s refuses", w.Name, m).
 				WithHint("use raft or leader-follower, or one of %s", strings.Join(names(func(o Workload) bool { return !o.Atomic && o.Later == "" }), ", "))
+		}
+		if w.Raft && m != consistency.Raft {
+			return fulcrum.Errorf(fulcrum.CodeInvalid, "workload %s needs what mode %s does not have", w.Name, m).WithHint("use raft")
 		}
 		if _, err := consistency.Lookup(m, consistency.Write, s.Write); err != nil {
 			return err
@@ -99,9 +103,9 @@ func List() []Workload {
 		{Name: "durability", About: "writes, each to a key of its own, as fast as it goes; at the end all that was acknowledged is there", make: newDurability},
 		{Name: "switch", About: "register and set while the keyspace's mode is changed back and forth", make: newSwitch},
 		{Name: "ttl", About: "values that expire", make: newTTL},
+		{Name: "watch", About: "watches that go from node to node while others write: ordered, unique, gap-free, whole", Raft: true, make: newWatch},
 		{Name: "bank", About: "transfers between accounts", Later: needsTxn},
 		{Name: "long-fork", About: "two reads that see two writes in opposite orders", Later: needsTxn},
-		{Name: "watch", About: "ordered, unique, gap-free events", Later: "not offered yet: it needs watches"},
 		{Name: "reshard", About: "keys while shards are split and moved", Later: "not offered yet: it needs splits"},
 	}
 }

@@ -86,10 +86,10 @@ func TestValuesAreUniqueAndAllKeysAreReadInTheEnd(t *testing.T) {
 func TestQuorumModeIsSparedWhatItRefuses(t *testing.T) {
 	for _, w := range offered() {
 		s := setup(consistency.Raft, consistency.Quorum)
-		if err := w.Fits(s); w.Atomic != errors.Is(err, fulcrum.ErrInvalid) {
+		if err := w.Fits(s); (w.Atomic || w.Raft) != errors.Is(err, fulcrum.ErrInvalid) {
 			t.Errorf("%s: %v", w.Name, err)
 		}
-		if w.Atomic {
+		if w.Atomic || w.Raft {
 			continue
 		}
 		play(s, w.New(s), 500, func(_ int, step Step) {

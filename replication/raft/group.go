@@ -18,6 +18,8 @@ type Options struct {
 	// Campaign makes this replica ask to lead as soon as it runs, if the epoch has
 	// just begun. One replica of a shard should.
 	Campaign bool
+	// Changes outlives the group, for watches; nil: the group has one of its own.
+	Changes *Changes
 }
 
 // Group is one shard's replica in Raft mode. See replication.Group for its methods.
@@ -31,9 +33,10 @@ type Options struct {
 // That rests on the node never reopening a group in the same epoch on a disk that
 // lost what it had promised (architecture: a wiped replica comes back in a new epoch).
 type Group struct {
-	core   *core
-	keeper *keeper
-	env    replication.Env
+	core    *core
+	keeper  *keeper
+	env     replication.Env
+	changes *Changes
 }
 
 var _ replication.Group = (*Group)(nil)
@@ -53,7 +56,10 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	}
 	c.promising = true
 	c.promises.begin(env.Node, len(inTerm) > 0, c.tuning.Lease)
-	k, err := openKeeper(c, env)
+	if opt.Changes == nil {
+		opt.Changes = NewChanges()
+	}
+	k, err := openKeeper(c, env, opt.Changes)
 	if err != nil {
 		return nil, c.diskError(err)
 	}
@@ -71,7 +77,7 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if err := c.reconcile(m); err != nil {
 		return nil, c.diskError(err)
 	}
-	return &Group{core: c, keeper: k, env: env}, nil
+	return &Group{core: c, keeper: k, env: env, changes: opt.Changes}, nil
 }
 
 func virtualSnapshot(replicas []fulcrum.NodeID) snapshotMeta {
@@ -83,7 +89,10 @@ func virtualSnapshot(replicas []fulcrum.NodeID) snapshotMeta {
 }
 
 // Run implements replication.Group.
-func (g *Group) Run(ctx context.Context) error { return g.core.run(ctx) }
+func (g *Group) Run(ctx context.Context) error {
+	defer g.changes.moved.broadcast() // core is stopping: whoever waits for changes looks again
+	return g.core.run(ctx)
+}
 
 // Handle implements replication.Group.
 func (g *Group) Handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {

@@ -282,7 +282,7 @@ func TestIDsOfTheEpochBefore(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				k, err := openKeeper(c, env)
+				k, err := openKeeper(c, env, NewChanges())
 				if err != nil {
 					t.Fatal(err)
 				}

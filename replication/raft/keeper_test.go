@@ -24,7 +24,7 @@ func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper 
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := openKeeper(c, env)
+	k, err := openKeeper(c, env, NewChanges())
 	if err != nil {
 		t.Fatal(err)
 	}

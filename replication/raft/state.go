@@ -58,17 +58,19 @@ func decodeProgress(b []byte, e fulcrum.Epoch) (progress, error) {
 // that its own State holds, and no replica evaluates against it, so floors that
 // differ could not make replicas differ.
 type keeper struct {
-	core  *core
-	env   replication.Env
-	mu    sync.Mutex
-	prog  progress
-	base  fulcrum.Version                      // the floor
-	fence atomic.Pointer[replication.Position] // non-nil: fenced
-	ids   *idTable                             // of the goroutine that applies
+	core    *core
+	env     replication.Env
+	changes *Changes
+	mu      sync.Mutex
+	prog    progress
+	base    fulcrum.Version                      // the floor
+	fence   atomic.Pointer[replication.Position] // non-nil: fenced
+	ids     *idTable                             // of the goroutine that applies
 }
 
-func openKeeper(c *core, env replication.Env) (*keeper, error) {
-	k := &keeper{core: c, env: env}
+// openKeeper opens the machine over what env.State holds; changes are filled from there.
+func openKeeper(c *core, env replication.Env, changes *Changes) (*keeper, error) {
+	k := &keeper{core: c, env: env, changes: changes}
 	b, err := env.State.Extra(extraProgress)
 	if err != nil {
 		return nil, err
@@ -81,7 +83,24 @@ func openKeeper(c *core, env replication.Env) (*keeper, error) {
 	if k.ids, err = openIDs(env); err != nil {
 		return nil, err
 	}
-	return k, k.readFloor()
+	if err := k.readFloor(); err != nil {
+		return nil, err
+	}
+	changes.enter(k.place(), k.newest(), env.Based, k.fence.Load() != nil, c.tuning)
+	return k, nil
+}
+
+// place is where the State stands.
+func (k *keeper) place() place { return place{k.env.Epoch, k.env.State.Applied()} }
+
+// newest is at least the newest version in the State.
+func (k *keeper) newest() fulcrum.Version {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.prog.last.Less(k.base) {
+		return k.base
+	}
+	return k.prog.last
 }
 
 func (k *keeper) readFloor() error {
@@ -137,6 +156,7 @@ func (k *keeper) apply(logs []*hraft.Log) []any {
 	b := pending{keeper: k, prog: k.get(), fresh: map[string]int{}}
 	from := k.applied()
 	var last uint64
+	var told []record
 	for i, l := range logs {
 		if l.Type != hraft.LogCommand || l.Index <= from {
 			continue
@@ -148,6 +168,9 @@ func (k *keeper) apply(logs []*hraft.Log) []any {
 			return make([]any, len(logs))
 		}
 		results[i] = res
+		if r := b.told(place{k.env.Epoch, l.Index}, len(l.Data)); len(r.events) > 0 || r.lost {
+			told = append(told, r)
+		}
 	}
 	if last == 0 {
 		return results
@@ -162,6 +185,7 @@ func (k *keeper) apply(logs []*hraft.Log) []any {
 		return make([]any, len(logs))
 	}
 	k.set(b.prog)
+	k.changes.add(told, place{k.env.Epoch, last}, b.prog.fence.Index > 0)
 	if k.env.Clock != nil {
 		_ = k.env.Clock.Observe(b.prog.last) // too far ahead: apply raises stamps anyway
 	}
@@ -174,6 +198,29 @@ type pending struct {
 	prog    progress
 	entries []fulcrum.Entry
 	fresh   map[string]int // key -> its place in entries
+
+	events []fulcrum.Event // of the entry under way, in order; nil when they are too large
+	size   int             // of events, also of those that are too large
+}
+
+// eventOverhead is about what an event takes besides its key and value.
+const eventOverhead = 96
+
+// tell notes a change.
+func (b *pending) tell(e fulcrum.Event) {
+	b.size += len(e.Entry.Key) + len(e.Entry.Value) + eventOverhead
+	if b.size > b.core.tuning.ChangeBytes {
+		b.events = nil
+		return
+	}
+	b.events = append(b.events, e)
+}
+
+// told takes the changes of one entry, whose own bytes they may keep in memory.
+func (b *pending) told(at place, bytes int) record {
+	r := record{at: at, newest: b.prog.last, events: b.events, size: max(b.size, bytes), lost: b.size > b.core.tuning.ChangeBytes}
+	b.events, b.size = nil, 0
+	return r
 }
 
 func (b *pending) get(key []byte) (fulcrum.Entry, error) {
@@ -184,6 +231,7 @@ func (b *pending) get(key []byte) (fulcrum.Entry, error) {
 }
 
 func (b *pending) put(e fulcrum.Entry) {
+	b.tell(fulcrum.Event{Entry: e})
 	if b.prog.last.Less(e.Version) {
 		b.prog.last = e.Version
 	}

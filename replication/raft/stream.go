@@ -139,6 +139,7 @@ func (k *keeper) install(m snapshotMeta, r io.Reader) error {
 	if err := k.readFloor(); err != nil {
 		return err
 	}
+	k.changes.reset(k.place(), k.newest(), k.fence.Load() != nil)
 	return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
 }
 

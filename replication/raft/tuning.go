@@ -31,7 +31,13 @@ type Tuning struct {
 	Queue            int // requests waiting for the next entry; more are refused; default 8192
 	Reads            int // reads waiting for the next confirmation round; more are refused; default 16384
 	CacheBytes       int // newest log entries kept in memory; default 8 MiB
+	ChangeEvents     int // newest changes kept in memory for watches; default 32,768
+	ChangeBytes      int // and their bytes, about; default 8 MiB, which is also the most
 }
+
+// maxChangeBytes lets the changes of one log entry, which are never split, fit into one
+// message between nodes.
+const maxChangeBytes = 8 << 20
 
 func (t Tuning) withDefaults() Tuning {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
@@ -54,6 +60,8 @@ func (t Tuning) withDefaults() Tuning {
 	t.Queue = cmp.Or(t.Queue, 8192)
 	t.Reads = cmp.Or(t.Reads, 16384)
 	t.CacheBytes = cmp.Or(t.CacheBytes, 8<<20)
+	t.ChangeEvents = cmp.Or(t.ChangeEvents, 32768)
+	t.ChangeBytes = cmp.Or(t.ChangeBytes, maxChangeBytes)
 	return t
 }
 
@@ -75,6 +83,9 @@ func (t Tuning) Validate() error {
 	}
 	if t.BatchRequests < 1 || t.BatchBytes < 1 || t.BatchBytes > maxItemBytes || t.Queue < 1 || t.Reads < 1 || t.CacheBytes < 0 {
 		errs = append(errs, fmt.Errorf("batch %d requests, %d bytes, queue %d, reads %d, cache %d: out of bounds", t.BatchRequests, t.BatchBytes, t.Queue, t.Reads, t.CacheBytes))
+	}
+	if t.ChangeEvents < 1 || t.ChangeBytes < 1 || t.ChangeBytes > maxChangeBytes {
+		errs = append(errs, fmt.Errorf("changes kept: %d, %d bytes: want at least one, and at most %d bytes", t.ChangeEvents, t.ChangeBytes, maxChangeBytes))
 	}
 	return errors.Join(errs...)
 }

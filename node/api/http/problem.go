@@ -39,6 +39,7 @@ var titles = map[fulcrum.Code]string{
 	fulcrum.CodeEpoch:       "Shard is changing",
 	fulcrum.CodeNotLeader:   "Not the leader",
 	fulcrum.CodeFaults:      "Fault injection is off",
+	fulcrum.CodeCompacted:   "History is gone",
 	fulcrum.CodeDisk:        "Disk failure",
 }
 
@@ -65,6 +66,8 @@ func statusOf(e *fulcrum.Error) int {
 		return nethttp.StatusConflict
 	case fulcrum.CodeFaults:
 		return nethttp.StatusForbidden
+	case fulcrum.CodeCompacted:
+		return nethttp.StatusGone
 	}
 	return nethttp.StatusInternalServerError
 }
@@ -124,9 +127,10 @@ func settle(r *nethttp.Request, err error) *fulcrum.Error {
 	return e
 }
 
-func (h *handler) problem(w nethttp.ResponseWriter, r *nethttp.Request, status int, e *fulcrum.Error, levels []string) {
-	p := Problem{Type: "urn:fulcrum:problem:" + string(e.Code), Title: titles[e.Code], Status: status, Detail: e.Detail, Code: e.Code,
-		Outcome: "not-applied", Hint: e.Hint, Op: e.Op, Node: e.Node, Levels: levels}
+// problemFor is the body that says e, but for the levels.
+func problemFor(e *fulcrum.Error) Problem {
+	p := Problem{Type: "urn:fulcrum:problem:" + string(e.Code), Title: titles[e.Code], Status: statusOf(e), Detail: e.Detail, Code: e.Code,
+		Outcome: "not-applied", Hint: e.Hint, Op: e.Op, Node: e.Node}
 	if p.Title == "" {
 		p.Title = "Internal error"
 	}
@@ -137,6 +141,12 @@ func (h *handler) problem(w nethttp.ResponseWriter, r *nethttp.Request, status i
 	if e.Maybe || e.Code == fulcrum.CodeUnknown {
 		p.Outcome = "unknown"
 	}
+	return p
+}
+
+func (h *handler) problem(w nethttp.ResponseWriter, r *nethttp.Request, status int, e *fulcrum.Error, levels []string) {
+	p := problemFor(e)
+	p.Status, p.Levels = status, levels
 	if status == nethttp.StatusServiceUnavailable || status == nethttp.StatusTooManyRequests {
 		w.Header().Set("Retry-After", "1")
 	}

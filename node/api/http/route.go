@@ -21,7 +21,7 @@ func (h *handler) route(w nethttp.ResponseWriter, r *nethttp.Request) {
 	ms, ok := h.find(path)
 	if !ok {
 		h.fail(w, r, fulcrum.Errorf(fulcrum.CodeNotFound, "no such address: %s", path).
-			WithHint("see /v1/cluster, /v1/keyspaces, /v1/kv/KEYSPACE/KEY, /v1/levels, /metrics"))
+			WithHint("see /v1/cluster, /v1/keyspaces, /v1/kv/KEYSPACE/KEY, /v1/watch/KEYSPACE, /v1/levels, /metrics"))
 		return
 	}
 	if f, ok := ms[r.Method]; ok {
@@ -69,7 +69,9 @@ func (h *handler) find(path string) (methods, bool) {
 	switch kind {
 	case "kv":
 		return h.findKeys(rest)
-	case "txn", "watch":
+	case "watch":
+		return h.findWatch(rest)
+	case "txn":
 		return h.missing(kind), sub && rest != ""
 	}
 	if sub {

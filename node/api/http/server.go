@@ -29,7 +29,8 @@ type Options struct {
 	AllowFaults    bool                // POST and DELETE of /v1/faults are refused without it
 	Pprof          bool                // serve /debug/pprof/
 	RequestTimeout time.Duration       // of one request to keys; 0: fulcrum.DefaultRequestLimit
-	MaxInFlight    int                 // requests at a time; above it 429 at once; 0: 512
+	MaxInFlight    int                 // requests at a time, without watches; above it 429 at once; 0: 512
+	ReaderPatience time.Duration       // how long the reader of a watch may take nothing; 0: 30s
 }
 
 // Bounds that a request meets before it reaches the backend.
@@ -58,6 +59,9 @@ func New(o Options) nethttp.Handler {
 	}
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = 512
+	}
+	if o.ReaderPatience <= 0 {
+		o.ReaderPatience = readerPatience
 	}
 	h := &handler{Options: o, slots: make(chan struct{}, o.MaxInFlight), cross: nethttp.NewCrossOriginProtection()}
 	if o.Gatherer != nil {
@@ -108,8 +112,8 @@ func (h *handler) limited(timeout time.Duration, f nethttp.HandlerFunc) nethttp.
 	}
 }
 
-// Serve answers on l until ctx ends, then lets requests under way finish for up
-// to 10 s. It returns nil after that, and an error when l fails.
+// Serve answers on l until ctx ends, then ends watches and lets requests under way
+// finish for up to 10 s. It returns nil after that, and an error when l fails.
 func Serve(ctx context.Context, l net.Listener, h nethttp.Handler) error {
 	server := &nethttp.Server{
 		Handler:           h,
@@ -118,7 +122,10 @@ func Serve(ctx context.Context, l net.Listener, h nethttp.Handler) error {
 		WriteTimeout:      drainTimeout + time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // TLS and bytes that are no HTTP
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.WithoutCancel(ctx), stoppingKey{}, ctx)
+		},
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // TLS and bytes that are no HTTP
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()

@@ -32,11 +32,15 @@ type Backend struct {
 	sick   error
 	calls  int
 	seq    uint64
+	moved  chan struct{} // closed at the next change or sign of life
+	signs  int           // of life
 }
 
 type space struct {
 	info    fulcrum.KeyspaceInfo
 	entries map[string]fulcrum.Entry
+	history [][]fulcrum.Event // what each request changed
+	gone    int               // requests before these
 }
 
 // key seals the session tokens of every Backend. It is never changed.
@@ -47,7 +51,7 @@ var _ api.Backend = (*Backend)(nil)
 // New makes a node named name, with the keyspaces cp (raft), ap (quorum) and lf
 // (leader-follower).
 func New(name fulcrum.NodeID, now func() time.Time) *Backend {
-	b := &Backend{name: name, now: now, clock: consistency.NewClock(now, 1, 0), spaces: make(map[string]*space)}
+	b := &Backend{name: name, now: now, clock: consistency.NewClock(now, 1, 0), spaces: make(map[string]*space), moved: make(chan struct{})}
 	for i, m := range consistency.Modes {
 		b.add([]string{"cp", "ap", "lf"}[i], m)
 	}
@@ -140,6 +144,8 @@ func (b *Backend) Write(_ context.Context, c api.Call, ws []fulcrum.Write) ([]fu
 		return nil, rc, err
 	}
 	results := make([]fulcrum.Result, len(ws))
+	var events []fulcrum.Event
+	defer func() { b.changed(s, events) }()
 	for i, w := range ws {
 		if s.info.Mode == consistency.Quorum.String() && !w.Blind() {
 			return nil, rc, fulcrum.Errorf(fulcrum.CodeMode, "quorum mode has no atomic read-modify-write").WithHint("use mode raft or leader-follower")
@@ -148,6 +154,7 @@ func (b *Backend) Write(_ context.Context, c api.Call, ws []fulcrum.Write) ([]fu
 		if res.Err = evalErr; res.Applied {
 			res.Entry.Value = bytes.Clone(res.Entry.Value)
 			s.entries[string(w.Key)] = res.Entry
+			events = append(events, fulcrum.Event{Entry: res.Entry})
 		}
 		results[i], rc.Version = res, res.Entry.Version
 	}
@@ -382,9 +389,4 @@ func (b *Backend) Limits() api.Limits { return api.Limits{MaxValue: 1 << 10} }
 // Txn implements api.Backend.
 func (b *Backend) Txn(context.Context, api.Call, api.Txn) (api.TxnReply, consistency.Receipt, error) {
 	return api.TxnReply{}, consistency.Receipt{}, fulcrum.Errorf(fulcrum.CodeMode, "transactions are not offered yet")
-}
-
-// Watch implements api.Backend.
-func (b *Backend) Watch(context.Context, api.Call, api.Watch, func(api.WatchBatch) error) error {
-	return fulcrum.Errorf(fulcrum.CodeMode, "watches are not offered yet")
 }
