@@ -449,11 +449,11 @@ func (c *core) leader() (fulcrum.NodeID, bool) {
 // leading is what the instance says, unless its disk keeps it from noticing that
 // another replica has taken its place.
 func (c *core) leading(in *instance) (fulcrum.NodeID, bool) {
-	if heir := c.yielded.Load(); heir != nil {
-		return *heir, false
-	}
 	_, id := in.raft.LeaderWithID()
 	self := in.raft.State() == hraft.Leader
+	if heir := c.yielded.Load(); heir != nil && (self || id == "" || fulcrum.NodeID(id) == c.env.Node) {
+		return *heir, false
+	}
 	if id == "" && !self && c.store.disk.stalled() {
 		return c.peers.speaker(c.tuning.Election), false // the main loop waits to store the new leader's term
 	}

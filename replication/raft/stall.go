@@ -94,7 +94,7 @@ func (c *core) stalled(in *instance) bool {
 }
 
 // yield replaces this leader while its disk stands still. When it returns, the disk
-// works, or the library has noticed by itself, or ctx has ended.
+// works, or ctx has ended.
 func (c *core) yield(ctx context.Context, in *instance) {
 	if mutant.On("stalled-leader-stays") {
 		return // mutant: heartbeats go on, and nothing else
@@ -102,15 +102,18 @@ func (c *core) yield(ctx context.Context, in *instance) {
 	term := in.raft.CurrentTerm()
 	c.env.Logger.Warn("the disk stands still: this leader gives its place away", "for", c.store.disk.underWay(), "term", term)
 	defer c.yielded.Store(nil)
-	for ctx.Err() == nil && c.stalled(in) {
-		if c.yielded.Load() == nil {
+	defer c.leases.pause()()
+	// Past the moment in which the library steps down, too: its main loop then waits for the
+	// disk to store the new term, and answers nobody.
+	for ctx.Err() == nil && c.store.disk.stalled() && !c.silent() {
+		if c.yielded.Load() == nil && in.raft.State() == hraft.Leader {
 			if heir := c.yieldOnce(ctx, in, term); heir != "" {
 				c.yielded.Store(&heir)
 				c.env.Logger.Info("another replica leads in the place of this one", "heir", heir)
 			}
 		}
-		if c.yielded.Load() != nil {
-			c.turnAway(in)
+		if c.yielded.Load() != nil || in.raft.State() != hraft.Leader {
+			c.turnAway()
 		}
 		pause(ctx, c.tuning.Stall/10)
 	}
@@ -166,8 +169,8 @@ func (c *core) termOf(ctx context.Context, id fulcrum.NodeID) uint64 {
 
 // turnAway answers the requests that wait for the stalled entry in front of them: they
 // are definitely not done, and can go to the new leader.
-func (c *core) turnAway(in *instance) {
-	for in.raft.State() == hraft.Leader {
+func (c *core) turnAway() {
+	for range cap(c.queue) {
 		select {
 		case q := <-c.queue:
 			if q.state.CompareAndSwap(0, 1) {
