@@ -21,7 +21,7 @@ func (h *handler) route(w nethttp.ResponseWriter, r *nethttp.Request) {
 	ms, ok := h.find(path)
 	if !ok {
 		h.fail(w, r, fulcrum.Errorf(fulcrum.CodeNotFound, "no such address: %s", path).
-			WithHint("see /v1/cluster, /v1/keyspaces, /v1/kv/KEYSPACE/KEY, /v1/levels, /metrics"))
+			WithHint("see /v1/cluster, /v1/keyspaces, /v1/kv/KEYSPACE/KEY, /v1/txn/KEYSPACE, /v1/levels, /metrics"))
 		return
 	}
 	if f, ok := ms[r.Method]; ok {
@@ -69,7 +69,10 @@ func (h *handler) find(path string) (methods, bool) {
 	switch kind {
 	case "kv":
 		return h.findKeys(rest)
-	case "txn", "watch":
+	case "txn":
+		keyspace, err := url.PathUnescape(rest)
+		return methods{nethttp.MethodPost: h.limited(h.RequestTimeout, h.txn(keyspace))}, err == nil && keyspace != "" && !strings.Contains(rest, "/")
+	case "watch":
 		return h.missing(kind), sub && rest != ""
 	}
 	if sub {
@@ -159,10 +162,7 @@ func get(f nethttp.HandlerFunc) methods {
 func (h *handler) missing(kind string) methods {
 	f := func(w nethttp.ResponseWriter, r *nethttp.Request) {
 		h.problem(w, r, nethttp.StatusNotImplemented, fulcrum.Errorf(fulcrum.CodeInvalid, "/v1/%s is not served by this version", kind).
-			WithHint("for one key use If-Match and If-None-Match on /v1/kv"), nil)
-	}
-	if kind == "txn" {
-		return methods{nethttp.MethodPost: f}
+			WithHint("read the keys again and again"), nil)
 	}
 	return get(f)
 }
