@@ -80,6 +80,8 @@ func (s Spec) Checks() []Check {
 		checks = append(checks, Counter())
 	case "append":
 		checks = append(checks, Lists())
+	case "txn":
+		checks = append(checks, Transactions())
 	case "ttl":
 		checks = append(checks, TTL())
 	case "delete":
@@ -193,7 +195,7 @@ func unpromised(err error) Check {
 // All lists every check there is, each under its name.
 func All() []Check {
 	return []Check{WellFormed(), Enough(), Bite(), Available(), Linearizable(), Porcupine(Limits{}),
-		boundedAsAsked(), QuorumReads(), Sessions(), Prefix(), Durable(), Loss(), LostWrites(), Set(), Counter(), Lists(), Deletes(), TTL(), Converge()}
+		boundedAsAsked(), QuorumReads(), Sessions(), Prefix(), Durable(), Loss(), LostWrites(), Set(), Counter(), Lists(), Transactions(), Deletes(), TTL(), Converge()}
 }
 
 // ByName returns the check of that name; its error lists the names.

@@ -64,7 +64,7 @@ func runWellFormed(h *history.History, _ Spec) Result {
 
 func known(f history.F) bool {
 	switch f {
-	case history.Read, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Scan:
+	case history.Read, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Scan, history.Txn:
 		return true
 	}
 	return false

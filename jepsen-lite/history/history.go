@@ -27,6 +27,7 @@ const (
 	Incr   F = "incr"   // adds the decimal Value to a counter, atomically
 	Append F = "append" // puts Value and a comma behind a list, atomically
 	Scan   F = "scan"   // reads all keys with prefix Key; what it found is Elements
+	Txn    F = "txn"    // a transaction on keys that begin with Key; Value is a TxnBody
 )
 
 // Mutates reports whether f may change something.
@@ -75,10 +76,10 @@ type Op struct {
 	Given   consistency.Level // given, as the receipt says; zero when there was none
 
 	Key      string
-	Value    string          // Write, CAS, Add, Incr, Append: the argument. Read: what stood there
-	Found    bool            // Read: a live value stood there. CAS: it was applied (an OK CAS always)
+	Value    string          // Write, CAS, Add, Incr, Append, Txn: the argument. Read: what stood there
+	Found    bool            // Read: a live value stood there. CAS: it was applied (an OK CAS always). Txn: Then was done
 	Expect   fulcrum.Version // CAS
-	Elements []Element       // Scan
+	Elements []Element       // Scan, Txn
 
 	// Version is that of what was written or read, as the reply said; zero when it
 	// said none. A Read that found nothing has the version of the tombstone, if the

@@ -69,6 +69,8 @@ func (c *conn) do(ctx context.Context, rq workload.Request) (workload.Reply, err
 		return c.read(ctx, rq)
 	case history.Scan:
 		return c.scan(ctx, rq)
+	case history.Txn:
+		return c.txn(ctx, rq)
 	case history.Write, history.Add, history.CAS:
 		return c.put(ctx, rq)
 	case history.Delete:

@@ -26,6 +26,8 @@ func (s simClient) Do(ctx context.Context, rq workload.Request) (rep workload.Re
 			return read(ctx, b, call, rq, &rep)
 		case history.Scan:
 			return scan(ctx, b, call, rq, &rep)
+		case history.Txn:
+			return txn(ctx, b, call, rq, &rep)
 		}
 		return write(ctx, b, call, rq, &rep)
 	})
