@@ -21,7 +21,8 @@ func WithExactlyOnce() Option { return WithDefaults(ExactlyOnce()) }
 // ExactlyOnce gives the call an id of its own, which the nodes remember with what became
 // of it. So it is tried again even when an attempt may have been done, and still takes
 // effect once: far fewer calls end with an unknown outcome. It needs mode raft; others
-// answer fulcrum.ErrMode. Reads ignore it.
+// answer fulcrum.ErrMode. A keyspace that leaves mode raft and comes back while a call is
+// tried again has forgotten its id. Reads ignore it.
 func ExactlyOnce() CallOption { return func(c *call) { c.once = true } }
 
 // RequestID is ExactlyOnce under an id that the caller chooses: a program that has been
