@@ -63,6 +63,10 @@ var (
 	ErrDisk        = &Error{Code: CodeDisk}
 )
 
+// ErrShards is the cause of a CodeInvalid: the keys of a request that one shard must
+// answer belong to several. The Redis protocol has a word of its own for it.
+var ErrShards = errors.New("the keys belong to several shards")
+
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)

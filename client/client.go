@@ -5,10 +5,12 @@
 // errors.Is and the sentinels of package fulcrum. There are three outcomes: done
 // (nil), definitely not done, and unknown (errors.Is(err, fulcrum.ErrUnknown), or
 // Unknown(err)). The client retries only what was definitely not done, and writes
-// that cannot apply twice because they name the version that they replace.
+// that cannot apply twice: because they name the version that they replace, or because
+// they carry a request id (ExactlyOnce), under which the nodes of mode raft remember what
+// became of them.
 //
-// Start reading at New, Client.Get and Client.Put; a Session makes reads follow
-// one's own writes.
+// Start reading at New, Client.Get, Client.Put and Client.Txn; a Session makes reads
+// follow one's own writes.
 package client
 
 import (
@@ -56,6 +58,8 @@ type Client struct {
 	timeout  time.Duration
 	defaults []CallOption
 	turn     atomic.Uint64 // spreads reads that any replica can answer
+	self     string        // begins the ids of this client's requests
+	lastID   atomic.Uint64
 
 	mu        sync.Mutex
 	endpoints []string                  // base URLs as given, the last that answered first
@@ -67,7 +71,7 @@ type Client struct {
 // the HTTP port, or "http://host:port"; one is enough), and asks it for the
 // others. It fails with CodeUnavailable when none answers before ctx ends.
 func New(ctx context.Context, endpoints []string, opts ...Option) (*Client, error) {
-	c := &Client{attempts: 8, timeout: 10 * time.Second, nodes: make(map[fulcrum.NodeID]string), tables: make(map[string]*table)}
+	c := &Client{self: newID(), attempts: 8, timeout: 10 * time.Second, nodes: make(map[fulcrum.NodeID]string), tables: make(map[string]*table)}
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	for _, o := range opts {
 		o(c)

@@ -96,3 +96,32 @@ func ExampleClient_Scan() {
 	// user:1
 	// user:2
 }
+
+func ExampleClient_Txn() {
+	endpoint, stop := demo()
+	defer stop()
+	ctx := context.Background()
+	c, err := client.New(ctx, []string{endpoint}, client.WithExactlyOnce())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	// The {tag} puts both keys into one shard.
+	take := client.Txn{
+		If:   []client.Compare{client.WhenAbsent("{flight7}12A")},
+		Then: []client.Op{client.OpPut("{flight7}12A", []byte("ann")), client.OpIncr("{flight7}sold", 1)},
+		Else: []client.Op{client.OpGet("{flight7}12A")},
+	}
+	for range 2 {
+		res, err := c.Txn(ctx, "cp", take)
+		if err != nil {
+			log.Fatal(err)
+		}
+		last := res.Results[len(res.Results)-1]
+		fmt.Println(res.Succeeded, last.Key, string(last.Value))
+	}
+	// Output:
+	// true {flight7}sold 1
+	// false {flight7}12A ann
+}

@@ -89,6 +89,9 @@ func (c *Client) key(ctx context.Context, rq request, keyspace, key string, o ca
 	if o.none != "" {
 		rq.header.Set("If-None-Match", o.none)
 	}
+	if err := c.name(&rq, o); err != nil {
+		return answer{}, err
+	}
 	targets, err := c.targets(ctx, o, func() []string { return c.route(ctx, keyspace, key, rq.read, o.level) })
 	if err != nil {
 		return answer{}, err

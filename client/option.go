@@ -21,6 +21,8 @@ type call struct {
 	session  *Session
 	node     fulcrum.NodeID
 	attempts int
+	once     bool    // with a request id
+	id       *string // nil: of the client's making
 }
 
 func (c *Client) call(opts []CallOption) call {

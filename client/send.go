@@ -35,7 +35,21 @@ type request struct {
 	keyspace string // empty: not about keys
 	read     bool   // it changes nothing
 	cas      bool   // applying it twice is impossible
+	id       string // the nodes know it again: sent twice, it is applied once
 	attempts int
+}
+
+// repeatable reports whether rq may be sent again, though an attempt since began may
+// have been done.
+func (rq request) repeatable(began time.Time) bool {
+	return rq.read || rq.cas || rq.id != "" && time.Since(began) < idsTrusted
+}
+
+// decided reports whether a, which is an error, settles what became of every attempt: a
+// condition that did not hold is the answer to the request's id, whichever attempt it
+// was that was evaluated, and all others get the same.
+func (rq request) decided(a answer, e *fulcrum.Error) bool {
+	return rq.id != "" && a.status == http.StatusPreconditionFailed && e.Code == fulcrum.CodeConflict
 }
 
 // answer is what came back with a 2xx status.
@@ -59,7 +73,7 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	var maybe *fulcrum.Error
-	pause := 20 * time.Millisecond
+	pause, began := 20*time.Millisecond, time.Now()
 	for attempt := 1; ; attempt++ {
 		target := targets[(attempt-1)%len(targets)]
 		a, e := c.attempt(ctx, rq, target, rq.attempts-attempt)
@@ -70,10 +84,13 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 			c.prefer(target)
 			return a, nil
 		}
+		if rq.decided(a, e) {
+			return a, e
+		}
 		if e.Maybe && !rq.read {
 			maybe = e
 		}
-		again := e.Maybe && (rq.read || rq.cas) || retryable(e)
+		again := e.Maybe && rq.repeatable(began) || retryable(e) && (maybe == nil || rq.repeatable(began))
 		if !again || attempt >= rq.attempts || ctx.Err() != nil {
 			return a, verdict(e, maybe)
 		}
@@ -94,7 +111,7 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 // attempt sends rq once. What may be sent again, with more attempts to come, gets
 // half of the time that is left: a node that is paused must not eat all of it.
 func (c *Client) attempt(ctx context.Context, rq request, target string, more int) (answer, *fulcrum.Error) {
-	if deadline, ok := ctx.Deadline(); ok && more > 0 && (rq.read || rq.cas) {
+	if deadline, ok := ctx.Deadline(); ok && more > 0 && (rq.read || rq.cas || rq.id != "") {
 		half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
 		ctx = half

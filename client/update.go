@@ -24,6 +24,9 @@ const maxRounds = 100
 // A Level among opts is of the write; the read is at the keyspace's default. An
 // error of change ends it and is returned as it is.
 func (c *Client) Update(ctx context.Context, keyspace, key string, change func(old *Item) ([]byte, error), opts ...CallOption) ([]byte, consistency.Receipt, error) {
+	if c.call(opts).id != nil {
+		return nil, consistency.Receipt{}, fulcrum.Errorf(fulcrum.CodeInvalid, "an Update is many requests, and a request id names one").WithHint("use ExactlyOnce, or a Txn")
+	}
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	for round := 1; ; round++ {
@@ -64,8 +67,20 @@ func unconditional(c *call) { c.match, c.none, c.cas = "", "", false }
 
 // Incr adds delta to the decimal integer at key (a missing key counts as 0) by
 // Update, and returns the sum. A value that is no integer, or a sum out of range, is
-// fulcrum.ErrInvalid and matches fulcrum.ErrNotInteger.
+// fulcrum.ErrInvalid and matches fulcrum.ErrNotInteger. With a request id it is one
+// transaction instead.
 func (c *Client) Incr(ctx context.Context, keyspace, key string, delta int64, opts ...CallOption) (int64, consistency.Receipt, error) {
+	if c.call(opts).once {
+		res, rc, err := c.single(ctx, keyspace, OpIncr(key, delta), opts)
+		if err != nil {
+			return 0, rc, notInteger(err)
+		}
+		sum, err := strconv.ParseInt(string(res.Value), 10, 64)
+		if err != nil {
+			err = fulcrum.Errorf(fulcrum.CodeUnknown, "added, but the sum is %q", res.Value)
+		}
+		return sum, rc, err
+	}
 	var sum int64
 	_, rc, err := c.Update(ctx, keyspace, key, func(old *Item) ([]byte, error) {
 		var n int64
@@ -86,8 +101,13 @@ func (c *Client) Incr(ctx context.Context, keyspace, key string, delta int64, op
 	return sum, rc, nil
 }
 
-// Append puts tail behind the value at key by Update, and returns the length of the whole.
+// Append puts tail behind the value at key by Update, and returns the length of the
+// whole. With a request id it is one transaction instead.
 func (c *Client) Append(ctx context.Context, keyspace, key string, tail []byte, opts ...CallOption) (int, consistency.Receipt, error) {
+	if c.call(opts).once {
+		res, rc, err := c.single(ctx, keyspace, OpAppend(key, tail), opts)
+		return res.Length, rc, err
+	}
 	value, rc, err := c.Update(ctx, keyspace, key, func(old *Item) ([]byte, error) {
 		if old == nil {
 			return tail, nil

@@ -113,6 +113,9 @@ func fill(op *history.Op, rep workload.Reply) {
 	if op.F == history.Read {
 		op.Value, op.Found = rep.Value, rep.Found
 	}
+	if op.F == history.Txn {
+		op.Found = rep.Found
+	}
 	if rc.Keyspace == "" {
 		op.Staleness = -1
 	}

@@ -65,12 +65,13 @@ func raft() []Mutant {
 		// The two must meet within a moment in which nothing waits: simulated time has none.
 		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
 			Test: "replication/raft TestHeartbeatsDoNotOvertakeVotes"},
-		// No workload sends request ids or transactions yet.
+		// No workload sends request ids yet.
 		{Name: "id-not-checked", Breaks: "a request that comes again under its id is applied again",
 			Test: "replication/raft TestRetryThroughTheNextLeaderAppliesOnce"},
 		{Name: "id-forgotten-by-snapshot", Breaks: "a replica that a snapshot brought up knows no request id",
 			Test: "replication/raft TestIDsSurviveRestartsAndSnapshots"},
 		{Name: "txn-compare-ignored", Breaks: "a transaction's Then runs whatever its conditions say",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "txn", Nemesis: "none",
 			Test: "replication/raft TestTransactions"},
 		// The promises hold; what is lost is time.
 		{Name: "stalled-leader-stays", Breaks: "a leader whose disk stands still goes on sending heartbeats (hashicorp/raft#503, #614, #666)",

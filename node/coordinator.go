@@ -144,7 +144,7 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 			groups = append(groups, g)
 		}
 		slices.Sort(groups)
-		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "the keys belong to shards %v; an atomic request must stay within one", groups).
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "%w (%v): an atomic request must stay within one", fulcrum.ErrShards, groups).
 			WithHint("give the keys a common {tag} in a hash-sharded keyspace")
 	}
 	results := make([]fulcrum.Result, len(ws))

@@ -23,6 +23,7 @@ import (
 type keyFlags struct {
 	keyspace, level, node, session string
 	receipt                        bool
+	named                          bool // there is a request id
 }
 
 func (f *keyFlags) add(c *cobra.Command) {
@@ -65,6 +66,19 @@ func (a *app) keyCommand(c *cobra.Command, do func(ctx context.Context, cl *clie
 		}
 		return err
 	}
+	return c
+}
+
+// writeCommand is keyCommand for what changes a key: the change may have an id.
+func (a *app) writeCommand(c *cobra.Command, do func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error) *cobra.Command {
+	var id string
+	c = a.keyCommand(c, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		if f.named = c.Flags().Changed("request-id"); f.named {
+			opts = append(opts, client.RequestID(id))
+		}
+		return do(ctx, cl, f, opts, in)
+	})
+	c.Flags().StringVar(&id, "request-id", "", "name this change: sent again under the same id within 10 minutes, it takes effect once and gets the same answer (mode raft)")
 	return c
 }
 
@@ -149,9 +163,9 @@ func printable(b []byte) (*string, string) {
 func (a *app) putCommand() *cobra.Command {
 	var ttl time.Duration
 	var ifAbsent, ifPresent bool
-	c := a.keyCommand(&cobra.Command{
+	c := a.writeCommand(&cobra.Command{
 		Use: "put KEY VALUE", Short: "Write a key ('-' reads the value from standard input)", Args: args(cobra.ExactArgs(2)),
-		Example: "  fulcrum put -k cp balance 100 --receipt\n  fulcrum put -k ap likes 7 --level one --node n1",
+		Example: "  fulcrum put -k cp balance 100 --receipt\n  fulcrum put -k ap likes 7 --level one --node n1\n  fulcrum put -k cp order paid --request-id 7f3a    # again after a lost answer: applied once",
 	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
 		value, err := a.value(in[1])
 		if err != nil {
@@ -192,7 +206,7 @@ func (a *app) value(arg string) ([]byte, error) {
 }
 
 func (a *app) deleteCommand() *cobra.Command {
-	return a.keyCommand(&cobra.Command{
+	return a.writeCommand(&cobra.Command{
 		Use: "delete KEY", Aliases: []string{"del"}, Short: "Remove a key", Args: args(cobra.ExactArgs(1)),
 	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
 		rc, err := cl.Delete(ctx, f.keyspace, in[0], opts...)
@@ -204,8 +218,8 @@ func (a *app) deleteCommand() *cobra.Command {
 }
 
 func (a *app) incrCommand() *cobra.Command {
-	return a.keyCommand(&cobra.Command{
-		Use: "incr KEY [DELTA]", Short: "Add to a key's number, atomically", Args: args(cobra.RangeArgs(1, 2)),
+	return a.writeCommand(&cobra.Command{
+		Use: "incr KEY [DELTA]", Short: "Add to a key's number, atomically", Example: "  fulcrum incr -k cp visits\n  fulcrum incr -k cp visits 10 --request-id 7f3a    # run it twice: 10 are added once", Args: args(cobra.RangeArgs(1, 2)),
 	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
 		delta := int64(1)
 		if len(in) == 2 {
@@ -225,7 +239,7 @@ func (a *app) incrCommand() *cobra.Command {
 
 func (a *app) casCommand() *cobra.Command {
 	var version string
-	c := a.keyCommand(&cobra.Command{
+	c := a.writeCommand(&cobra.Command{
 		Use: "cas KEY OLD NEW", Short: "Write NEW if the key holds OLD (or, with --version, that version): compare-and-set",
 		Long: `Write NEW if the key holds OLD, atomically. With --version the key must still have
 that version, as a receipt or an ETag shows it, and OLD is left out: cas KEY NEW --version V.
@@ -239,6 +253,8 @@ Exit code 1 when it does not match; then nothing was changed.`,
 			if at, err = fulcrum.ParseVersion(version); err != nil {
 				return usageError{err: err}
 			}
+		case version == "" && len(in) == 3 && f.named:
+			return a.casValue(ctx, cl, f, opts, in)
 		case version == "" && len(in) == 3:
 			item, err := cl.Get(ctx, f.keyspace, in[0], append(on(f.node), client.Level(consistency.L(consistency.Linearizable)))...)
 			if errors.Is(err, fulcrum.ErrNotFound) || err == nil && string(item.Value) != in[1] {
@@ -259,6 +275,19 @@ Exit code 1 when it does not match; then nothing was changed.`,
 	})
 	c.Flags().StringVar(&version, "version", "", "the version that the key must have")
 	return c
+}
+
+// casValue is cas under a request id: one transaction, since a read before it would see
+// what the first of two did.
+func (a *app) casValue(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+	res, err := cl.Txn(ctx, f.keyspace, client.Txn{Then: []client.Op{client.OpPut(in[0], []byte(in[2])).IfValue([]byte(in[1]))}}, opts...)
+	switch {
+	case errors.Is(err, fulcrum.ErrConflict) && res.Receipt.Keyspace != "" && !client.Unknown(err):
+		return fulcrum.Errorf(fulcrum.CodeConflict, "%q does not hold %q: nothing was changed", in[0], in[1])
+	case err != nil:
+		return err
+	}
+	return a.showKey(f, keyResult{Key: in[0], Version: res.Results[0].Version.String()}, res.Receipt, func(w io.Writer) { fmt.Fprintln(w, "OK") })
 }
 
 func (a *app) scanCommand() *cobra.Command {

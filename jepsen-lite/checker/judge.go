@@ -82,6 +82,8 @@ func (s Spec) Checks() []Check {
 		checks = append(checks, Lists())
 	case "watch":
 		checks = append(checks, Watches())
+	case "txn":
+		checks = append(checks, Transactions())
 	case "ttl":
 		checks = append(checks, TTL())
 	case "delete":
@@ -195,7 +197,7 @@ func unpromised(err error) Check {
 // All lists every check there is, each under its name.
 func All() []Check {
 	return []Check{WellFormed(), Enough(), Bite(), Available(), Linearizable(), Porcupine(Limits{}),
-		boundedAsAsked(), QuorumReads(), Sessions(), Prefix(), Durable(), Loss(), LostWrites(), Set(), Counter(), Lists(), Deletes(), TTL(), Watches(), Converge()}
+		boundedAsAsked(), QuorumReads(), Sessions(), Prefix(), Durable(), Loss(), LostWrites(), Set(), Counter(), Lists(), Transactions(), Deletes(), TTL(), Watches(), Converge()}
 }
 
 // ByName returns the check of that name; its error lists the names.

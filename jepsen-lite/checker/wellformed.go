@@ -64,7 +64,7 @@ func runWellFormed(h *history.History, _ Spec) Result {
 
 func known(f history.F) bool {
 	switch f {
-	case history.Read, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Scan, history.Pair, history.Watch:
+	case history.Read, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Scan, history.Pair, history.Watch, history.Txn:
 		return true
 	}
 	return false

@@ -20,7 +20,7 @@ func TestWellFormed(t *testing.T) {
 		{"two at the same time", []history.Op{write(0, 5, "a", proc(1)), write(2, 3, "b", proc(1))}, Unknown},
 		{"a value twice", []history.Op{write(0, 1, "a"), write(2, 3, "a")}, Unknown},
 		{"a delta twice", []history.Op{incr(0, 1, "1"), incr(2, 3, "1")}, Valid},
-		{"no such operation", []history.Op{did(0, 1, "txn", "k", "a")}, Unknown},
+		{"no such operation", []history.Op{did(0, 1, "nonsense", "k", "a")}, Unknown},
 		{"no such outcome", []history.Op{write(0, 1, "a", func(op *history.Op) { op.Outcome = 7 })}, Unknown},
 	}
 	for _, tc := range tests {

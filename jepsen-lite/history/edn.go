@@ -17,7 +17,7 @@ import (
 //   - of a key: [key value] as jepsen.independent does, [key [old new]] for a cas, nil
 //     where nothing stands. A delete writes nil. Values that are decimal are numbers.
 //   - of a list: transactions, [[:append key value]] and [[:r key [values]]] (elle's
-//     list-append);
+//     list-append); other transactions in the same form, with :w for what is put or deleted;
 //   - of a set: the element's key, and a read's keys in a vector (set-full); where there
 //     are several sets, both behind the set's prefix, again as jepsen.independent does.
 //     A scan of a history without sets is a :scan of [prefix [[key value] ...]].
@@ -139,7 +139,7 @@ func (e *edn) op(b []byte, op *Op, end bool) []byte {
 // name is what the checkers of Jepsen call op.
 func (e *edn) name(op *Op) string {
 	switch {
-	case op.F == Append || op.F == Read && e.lists[op.Key]:
+	case op.F == Append || op.F == Txn || op.F == Read && e.lists[op.Key]:
 		return "txn"
 	case op.F == Delete:
 		return "write"
@@ -154,6 +154,8 @@ func (e *edn) name(op *Op) string {
 // value appends op's value. What was read is known only when it was answered.
 func (e *edn) value(b []byte, op *Op, answered bool) []byte {
 	switch {
+	case op.F == Txn:
+		return appendTxn(b, op, answered)
 	case op.F == Append:
 		b = AppendEDN(append(b, "[[:append "...), op.Key)
 		return append(appendValue(append(b, ' '), op.Value), "]]"...)

@@ -27,6 +27,7 @@ const (
 	Incr   F = "incr"   // adds the decimal Value to a counter, atomically
 	Append F = "append" // puts Value and a comma behind a list, atomically
 	Scan   F = "scan"   // reads all keys with prefix Key; what it found is Elements
+	Txn    F = "txn"    // a transaction on keys that begin with Key; Value is a TxnBody
 	Pair   F = "pair"   // writes Value to two new keys, Key+PairOne and Key+PairTwo, in one step
 	Watch  F = "watch"  // for a while, what changes under prefix Key behind the position Value
 )
@@ -84,10 +85,10 @@ type Op struct {
 	Given   consistency.Level // given, as the receipt says; zero when there was none
 
 	Key      string
-	Value    string          // Write, CAS, Add, Incr, Append, Pair: the argument. Watch: the position, if any. Read: what stood there
-	Found    bool            // Read: a live value stood there. CAS: it was applied (an OK CAS always)
+	Value    string          // Write, CAS, Add, Incr, Append, Pair, Txn: the argument. Watch: the position, if any. Read: what stood there
+	Found    bool            // Read: a live value stood there. CAS: it was applied (an OK CAS always). Txn: Then was done
 	Expect   fulcrum.Version // CAS
-	Elements []Element       // Scan, Watch
+	Elements []Element       // Scan, Watch, Txn
 
 	// Version is that of what was written or read, as the reply said; zero when it
 	// said none. A Read that found nothing has the version of the tombstone, if the

@@ -178,7 +178,7 @@ func (p *parser) invoke(l *line, process, number int) error {
 	return nil
 }
 
-var operations = [...]F{Read, Write, CAS, Delete, Add, Incr, Append, Scan, Pair, Watch}
+var operations = [...]F{Read, Write, CAS, Delete, Add, Incr, Append, Scan, Pair, Watch, Txn}
 
 func (p *parser) complete(l *line, process, number int, outcome Outcome) error {
 	o, ok := p.open[process]

@@ -73,6 +73,8 @@ func (c *conn) do(ctx context.Context, rq workload.Request) (workload.Reply, err
 		return c.watch(ctx, rq)
 	case history.Pair:
 		return c.atomic(ctx, rq, "MSETNX", rq.Key+history.PairOne, rq.Value, rq.Key+history.PairTwo, rq.Value)
+	case history.Txn:
+		return c.txn(ctx, rq)
 	case history.Write, history.Add, history.CAS:
 		return c.put(ctx, rq)
 	case history.Delete:

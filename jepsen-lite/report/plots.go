@@ -198,7 +198,7 @@ func (p *plots) rate() *figure {
 	f := p.under("Operations completed per second", y, ticks)
 	dashes := [...]string{history.OK: "", history.Info: "2 3", history.Fail: "6 4"}
 	colour := 0
-	for _, name := range []history.F{history.Read, history.Scan, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Pair, history.Watch} {
+	for _, name := range []history.F{history.Read, history.Scan, history.Write, history.CAS, history.Delete, history.Add, history.Incr, history.Append, history.Pair, history.Watch, history.Txn} {
 		used := false
 		for _, o := range outcomes {
 			c := counts[kind{name, o}]

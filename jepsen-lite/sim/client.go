@@ -28,6 +28,8 @@ func (s simClient) Do(ctx context.Context, rq workload.Request) (rep workload.Re
 			return scan(ctx, b, call, rq, &rep)
 		case history.Watch:
 			return watch(ctx, b, rq, &rep)
+		case history.Txn:
+			return txn(ctx, b, call, rq, &rep)
 		case history.Pair:
 			call.Atomic = true
 		}

@@ -34,7 +34,7 @@ type Request struct {
 	F        history.F
 	Level    consistency.Level
 	Session  consistency.Token // sent along when not empty
-	Key      string            // Scan: the prefix
+	Key      string            // Scan: the prefix; Txn: what all its keys begin with
 	Value    string            // Watch: the position
 	Expect   fulcrum.Version   // CAS; zero: the key must be absent
 	TTL      time.Duration     // Write
@@ -43,7 +43,7 @@ type Request struct {
 // Reply is what came back.
 type Reply struct {
 	Applied  bool // CAS
-	Found    bool // Read
+	Found    bool // Read; Txn: Then was done
 	Value    string
 	Elements []history.Element
 	Version  fulcrum.Version

@@ -75,8 +75,13 @@ func (w Workload) Fits(s Setup) error {
 		if w.Raft && m != consistency.Raft {
 			return fulcrum.Errorf(fulcrum.CodeInvalid, "workload %s needs what mode %s does not have", w.Name, m).WithHint("use raft")
 		}
-		if _, err := consistency.Lookup(m, consistency.Write, s.Write); err != nil {
+		write, err := consistency.Lookup(m, consistency.Write, s.Write)
+		if err != nil {
 			return err
+		}
+		if w.Name == "txn" && write.Checker != consistency.CheckLinearizable {
+			return fulcrum.Errorf(fulcrum.CodeLevel, "workload txn is judged where nothing acknowledged is lost, and mode %s writes less safely at %s", m, s.Write).
+				WithHint("use --write-level quorum")
 		}
 		if _, err := consistency.Lookup(m, consistency.Read, s.Read); err != nil {
 			return err
@@ -90,7 +95,7 @@ func (w Workload) New(s Setup) Work { return w.make(s) }
 
 // List returns all workloads, those that are yet to come last.
 func List() []Workload {
-	const needsTxn = "not offered yet: it needs transactions over several keys"
+	const needsTxn = "not offered yet: txn judges transactions over the keys of one shard"
 	return []Workload{
 		{Name: "register", About: "reads, writes, compare-and-sets and deletes of a few keys", make: newRegister},
 		{Name: "set", About: "adds elements, each once, and lists them; at the end on every node", make: newSet},
@@ -104,6 +109,7 @@ func List() []Workload {
 		{Name: "switch", About: "register and set while the keyspace's mode is changed back and forth", make: newSwitch},
 		{Name: "ttl", About: "values that expire", make: newTTL},
 		{Name: "watch", About: "watches that go from node to node while others write: ordered, unique, gap-free, whole", Raft: true, make: newWatch},
+		{Name: "txn", About: "transactions on a few keys of one shard", Atomic: true, make: newTxn},
 		{Name: "bank", About: "transfers between accounts", Later: needsTxn},
 		{Name: "long-fork", About: "two reads that see two writes in opposite orders", Later: needsTxn},
 		{Name: "reshard", About: "keys while shards are split and moved", Later: "not offered yet: it needs splits"},

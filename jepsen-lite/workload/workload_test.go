@@ -25,9 +25,17 @@ func play(s Setup, work Work, n int, each func(client int, step Step)) {
 		for i, src := range sources {
 			step := src.Next()
 			each(i, step)
-			src.Done(history.Op{F: step.F, Key: step.Key, Value: step.Value, Found: true, Version: fulcrum.Version{Time: uint64(k*s.Clients + i + 1)}, Outcome: history.OK})
+			src.Done(history.Op{F: step.F, Elements: answersTo(step), Key: step.Key, Value: step.Value, Found: true, Version: fulcrum.Version{Time: uint64(k*s.Clients + i + 1)}, Outcome: history.OK})
 		}
 	}
+}
+
+// answersTo are results for a transaction of which all was done and nothing stood there.
+func answersTo(step Step) (out []history.Element) {
+	if body, err := history.ParseTxn(step.Value); step.F == history.Txn && err == nil {
+		out = make([]history.Element, len(body.Then))
+	}
+	return out
 }
 
 func offered() (out []Workload) {
@@ -53,6 +61,9 @@ func TestValuesAreUniqueAndAllKeysAreReadInTheEnd(t *testing.T) {
 				done[step.F]++
 				if step.Node == "" || step.Key == "" {
 					t.Fatalf("%+v names no node or no key", step)
+				}
+				if step.F == history.Txn {
+					step = namedBy(t, step)
 				}
 				if !step.F.Mutates() {
 					return
@@ -83,6 +94,26 @@ func TestValuesAreUniqueAndAllKeysAreReadInTheEnd(t *testing.T) {
 	}
 }
 
+// namedBy is what a transaction does to the log of its group: an append of its name; a
+// read, if it writes nothing.
+func namedBy(t *testing.T, step Step) Step {
+	t.Helper()
+	body, err := history.ParseTxn(step.Value)
+	if err != nil || body.String() != step.Value {
+		t.Fatalf("transaction %q: %v", step.Value, err)
+	}
+	out := Step{Request: Request{F: history.Read, Node: step.Node, Key: step.Key + txnLog}}
+	for _, o := range append(body.Then, body.Else...) {
+		if o.Kind == history.TxnAppend && o.Key == txnLog {
+			out.F, out.Value = history.Append, o.Value
+		}
+	}
+	if body.Writes() != (out.F == history.Append) {
+		t.Fatalf("%q: the log does not say that it writes", step.Value)
+	}
+	return out
+}
+
 func TestQuorumModeIsSparedWhatItRefuses(t *testing.T) {
 	for _, w := range offered() {
 		s := setup(consistency.Raft, consistency.Quorum)
@@ -93,7 +124,7 @@ func TestQuorumModeIsSparedWhatItRefuses(t *testing.T) {
 			continue
 		}
 		play(s, w.New(s), 500, func(_ int, step Step) {
-			if step.F == history.CAS || step.F == history.Incr || step.F == history.Append {
+			if step.F == history.Txn || step.F == history.CAS || step.F == history.Incr || step.F == history.Append {
 				t.Fatalf("%s: %s in a run that has quorum mode", w.Name, step.F)
 			}
 		})

@@ -221,7 +221,6 @@ func TestBadRequests(t *testing.T) {
 		{"GET /v2/kv", "", 404, "not-found", "/v1/"},
 		{"GET /v1/kv//k", "", 404, "not-found", ""},
 		{"GET /v1/none", "", 404, "not-found", ""},
-		{"POST /v1/txn/cp", "{}", 501, "invalid", "not served"},
 		{"POST /v1/keyspaces", "", 400, "invalid", "nothing"},
 		{"POST /v1/keyspaces", "{}", 400, "invalid", "name"},
 		{"POST /v1/keyspaces", `{"name":"x","colour":1}`, 400, "invalid", "colour"},

@@ -147,6 +147,9 @@ func (h *handler) change(w nethttp.ResponseWriter, r *nethttp.Request, c api.Cal
 	var writes []fulcrum.Write
 	var conditional bool
 	if err == nil {
+		c.ID, err = idempotencyKey(r)
+	}
+	if err == nil {
 		writes, conditional, err = condition(r, write)
 	}
 	if err == nil && len(writes) == 0 { // no tag that could match: nothing to ask, but the keyspace must be there
@@ -157,12 +160,14 @@ func (h *handler) change(w nethttp.ResponseWriter, r *nethttp.Request, c api.Cal
 		return
 	}
 	var res fulcrum.Result
-	for _, one := range writes {
+	id := c.ID
+	for i, one := range writes {
 		var rc consistency.Receipt
+		c.ID = idPart(id, i, len(writes))
 		res, rc, err = h.writeOne(r.Context(), c, one)
 		receipt(w, rc)
 		if err != nil {
-			h.failLevel(w, r, c.Keyspace, err)
+			h.failWrite(w, r, c, err)
 			return
 		}
 		if res.Applied {

@@ -21,7 +21,7 @@ func (h *handler) route(w nethttp.ResponseWriter, r *nethttp.Request) {
 	ms, ok := h.find(path)
 	if !ok {
 		h.fail(w, r, fulcrum.Errorf(fulcrum.CodeNotFound, "no such address: %s", path).
-			WithHint("see /v1/cluster, /v1/keyspaces, /v1/kv/KEYSPACE/KEY, /v1/watch/KEYSPACE, /v1/levels, /metrics"))
+			WithHint("see /v1/cluster, /v1/keyspaces, /v1/kv/KEYSPACE/KEY, /v1/txn/KEYSPACE, /v1/watch/KEYSPACE, /v1/levels, /metrics"))
 		return
 	}
 	if f, ok := ms[r.Method]; ok {
@@ -72,7 +72,8 @@ func (h *handler) find(path string) (methods, bool) {
 	case "watch":
 		return h.findWatch(rest)
 	case "txn":
-		return h.missing(kind), sub && rest != ""
+		keyspace, err := url.PathUnescape(rest)
+		return methods{nethttp.MethodPost: h.limited(h.RequestTimeout, h.txn(keyspace))}, err == nil && keyspace != "" && !strings.Contains(rest, "/")
 	}
 	if sub {
 		name, err := url.PathUnescape(rest)
@@ -155,18 +156,6 @@ func (h *handler) findNamed(kind, name string) (methods, bool) {
 // server leaves out the body.
 func get(f nethttp.HandlerFunc) methods {
 	return methods{nethttp.MethodGet: f, nethttp.MethodHead: f}
-}
-
-// missing is an address of the design that this version does not serve yet.
-func (h *handler) missing(kind string) methods {
-	f := func(w nethttp.ResponseWriter, r *nethttp.Request) {
-		h.problem(w, r, nethttp.StatusNotImplemented, fulcrum.Errorf(fulcrum.CodeInvalid, "/v1/%s is not served by this version", kind).
-			WithHint("for one key use If-Match and If-None-Match on /v1/kv"), nil)
-	}
-	if kind == "txn" {
-		return methods{nethttp.MethodPost: f}
-	}
-	return get(f)
 }
 
 func profiles(name string) methods {

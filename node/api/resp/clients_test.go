@@ -86,9 +86,7 @@ func TestGoRedis(t *testing.T) {
 			if n, err := rdb.DBSize(ctx).Result(); n != 0 || err != nil {
 				t.Errorf("DBSIZE: %v, %v", n, err)
 			}
-			if err := rdb.Do(ctx, "MULTI").Err(); err == nil || !strings.HasPrefix(err.Error(), "ERR MULTI is not supported") {
-				t.Errorf("MULTI: %v", err)
-			}
+			goRedisTransactions(ctx, t, rdb)
 			goRedisOther(ctx, t, addr, proto)
 		})
 	}
@@ -136,6 +134,11 @@ func goRedisOther(ctx context.Context, t *testing.T, addr string, proto int) {
 // tool runs one of Redis's own programs against a server.
 func tool(t *testing.T, name, addr string, args ...string) string {
 	t.Helper()
+	return toolStdin(t, name, addr, "", args...)
+}
+
+func toolStdin(t *testing.T, name, addr, stdin string, args ...string) string {
+	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
 		t.Skipf("%s is not installed: apt-get install redis-tools", name)
 	}
@@ -147,6 +150,9 @@ func tool(t *testing.T, name, addr string, args ...string) string {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, append([]string{"-h", host, "-p", port}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir()) // no history of anyone
+	if stdin != "" {
+		cmd.Stdin = strings.NewReader(stdin)
+	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Errorf("%s %q: %v\n%s", name, args, err, out)

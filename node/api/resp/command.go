@@ -27,6 +27,10 @@ type command struct {
 	write func(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error)
 	read  func(args [][]byte) (readReply, int64, int64, error)
 	run   func(c *conn, args [][]byte)
+
+	// inside is the form of the command inside MULTI; nil: that of write or read, or,
+	// without either, it has none. It must not call the backend, nor keep args.
+	inside func(c *conn, args [][]byte) (txnStep, error)
 }
 
 func (cmd *command) fits(args int) bool {
@@ -52,7 +56,7 @@ func (s *Server) lookup(name []byte) *command {
 func commandTable() (map[string]*command, []string) {
 	table := map[string]*command{}
 	var names []string
-	for _, list := range [][]command{stringCommands(), keyCommands(), connectionCommands(), serverCommands(), fulcrumCommands()} {
+	for _, list := range [][]command{stringCommands(), keyCommands(), connectionCommands(), transactionCommands(), serverCommands(), fulcrumCommands()} {
 		for i := range list {
 			table[list[i].name] = &list[i]
 			names = append(names, list[i].name)

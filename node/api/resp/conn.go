@@ -27,6 +27,7 @@ type conn struct {
 	in   reader
 	out  writer
 	pend pending
+	tx   transaction
 
 	readLevel, writeLevel consistency.Level
 	receipt               consistency.Receipt
@@ -39,6 +40,7 @@ type conn struct {
 
 	db      atomic.Uint32
 	proto   atomic.Int32
+	queued  atomic.Int32 // commands in tx, and one; 0: no transaction
 	lastCmd atomic.Pointer[command]
 	active  atomic.Int64 // when bytes last came, in nanoseconds since born
 
@@ -70,6 +72,7 @@ func (c *conn) setProto(v int) {
 func (c *conn) serve() {
 	defer c.nc.Close()
 	defer c.in.release()
+	defer c.leave()
 	for !c.closing && !c.draining.Load() {
 		args, st, err := c.in.next()
 		switch {
@@ -84,6 +87,7 @@ func (c *conn) serve() {
 			}
 		case st == oversize:
 			c.runPending()
+			c.abort()
 			c.out.fail("TOOLARGE " + tooLargeText(c.in.over, c.s.opt))
 		default:
 			c.runPending()
@@ -158,12 +162,16 @@ func (c *conn) dispatch(args [][]byte) {
 	c.s.served.Add(1)
 	cmd := c.s.lookup(args[0])
 	if cmd == nil {
-		c.alone(func() { c.unknown(args) })
+		c.alone(func() { c.unknown(args); c.abort() })
 		return
 	}
 	c.lastCmd.Store(cmd)
 	if !cmd.fits(len(args)) {
-		c.alone(func() { c.out.fail("ERR wrong number of arguments for '" + cmd.name + "' command") })
+		c.alone(func() { c.misfit(cmd) })
+		return
+	}
+	if c.tx.open {
+		c.alone(func() { c.inside(cmd, args) })
 		return
 	}
 	if c.silent || c.skipNext || !c.collect(cmd, args) {
@@ -190,6 +198,17 @@ func (c *conn) runAlone(cmd *command, args [][]byte) {
 		return
 	}
 	cmd.run(c, args)
+}
+
+func (c *conn) misfit(cmd *command) {
+	text := "wrong number of arguments for '" + cmd.name + "' command"
+	if c.tx.open && cmd.name == "exec" { // as in Redis: whatever EXEC answers, the transaction is over
+		c.leave()
+		c.out.fail("EXECABORT Transaction discarded because of: " + text)
+		return
+	}
+	c.out.fail("ERR " + text)
+	c.abort()
 }
 
 func (c *conn) unknown(args [][]byte) {

@@ -20,9 +20,11 @@ func connectionCommands() []command {
 	cmd := func(name string, arity int, since, summary string, run func(*conn, [][]byte)) command {
 		return command{name: name, arity: arity, flags: "noscript loading stale fast", group: "connection", since: since, summary: summary, run: run}
 	}
+	ping := cmd("ping", -1, "1.0.0", "Answers PONG, or its argument.", runPing)
+	echo := cmd("echo", 2, "1.0.0", "Answers its argument.", func(c *conn, args [][]byte) { c.out.bulk(args[1]) })
+	ping.inside, echo.inside = insideEcho, insideEcho
 	return []command{
-		cmd("ping", -1, "1.0.0", "Answers PONG, or its argument.", runPing),
-		cmd("echo", 2, "1.0.0", "Answers its argument.", func(c *conn, args [][]byte) { c.out.bulk(args[1]) }),
+		ping, echo,
 		cmd("hello", -1, "6.0.0", "Shakes hands and chooses the protocol version.", runHello),
 		cmd("auth", -2, "1.0.0", "There are no passwords.", runAuth),
 		cmd("select", 2, "1.0.0", "Selects a keyspace by its number.", runSelect),
@@ -138,6 +140,7 @@ func runSelect(c *conn, args [][]byte) {
 }
 
 func runReset(c *conn, _ [][]byte) {
+	c.leave()
 	c.setProto(2)
 	c.db.Store(0)
 	c.mu.Lock()
@@ -264,9 +267,9 @@ func (c *conn) describe() string {
 	}
 	age := time.Since(c.born)
 	idle := age - time.Duration(c.active.Load())
-	return fmt.Sprintf("id=%d addr=%s laddr=%s name=%s age=%d idle=%d flags=N db=%d sub=0 psub=0 ssub=0 multi=-1 events=r cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s",
+	return fmt.Sprintf("id=%d addr=%s laddr=%s name=%s age=%d idle=%d flags=N db=%d sub=0 psub=0 ssub=0 multi=%d events=r cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s",
 		c.id, address(c.nc.RemoteAddr()), address(c.nc.LocalAddr()), name, int(age.Seconds()), int(idle.Seconds()),
-		c.db.Load(), last, c.proto.Load(), lib, vers)
+		c.db.Load(), c.queued.Load()-1, last, c.proto.Load(), lib, vers)
 }
 
 func address(a net.Addr) string {

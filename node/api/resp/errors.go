@@ -62,6 +62,9 @@ func errorText(err error) string {
 		return string(errNotFloat)
 	}
 	e := fulcrum.AsError(err)
+	if errors.Is(err, fulcrum.ErrShards) { // the word that clients of Redis Cluster know
+		return "CROSSSLOT " + e.Error()
+	}
 	return prefixOf(e.Code) + e.Error()
 }
 

@@ -36,6 +36,7 @@ type fake struct {
 	calls  []api.Call
 	before func(ctx context.Context, keyspace string, writes []fulcrum.Write) error // may fail a call
 	refuse map[string]error                                                         // by key: Result.Err
+	txns   []api.Txn
 }
 
 func newFake() *fake {
@@ -111,6 +112,13 @@ func (f *fake) begin(ctx context.Context, c api.Call, a consistency.Access, ws [
 
 func (f *fake) Write(ctx context.Context, c api.Call, ws []fulcrum.Write) ([]fulcrum.Result, consistency.Receipt, error) {
 	r, err := f.begin(ctx, c, consistency.Write, ws)
+	if err == nil && c.Atomic {
+		keys := make([][]byte, len(ws))
+		for i := range ws {
+			keys[i] = ws[i].Key
+		}
+		err = oneShard(keys...)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writes, f.calls = append(f.writes, len(ws)), append(f.calls, c)
@@ -367,10 +375,6 @@ func (instant) Write(_ context.Context, _ api.Call, ws []fulcrum.Write) ([]fulcr
 
 func (instant) Read(_ context.Context, _ api.Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error) {
 	return make([]fulcrum.Entry, len(keys)), consistency.Receipt{Keyspace: "default"}, nil
-}
-
-func (f *fake) Txn(context.Context, api.Call, api.Txn) (api.TxnReply, consistency.Receipt, error) {
-	return api.TxnReply{}, consistency.Receipt{}, fulcrum.Errorf(fulcrum.CodeMode, "transactions are not offered yet")
 }
 
 func (f *fake) Watch(context.Context, api.Call, api.Watch, func(api.WatchBatch) error) error {

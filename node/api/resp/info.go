@@ -16,7 +16,6 @@ func serverCommands() []command {
 	refuse := func(text string) func(*conn, [][]byte) {
 		return func(c *conn, _ [][]byte) { c.out.fail(text) }
 	}
-	const noMulti = "is not supported yet; send single commands, each of which is atomic where the mode can do so"
 	return []command{
 		cmd("info", -1, "1.0.0", "Returns figures of this node.", runInfo),
 		cmd("config", -2, "2.0.0", "CONFIG GET shows a few settings that clients ask for.", runConfig),
@@ -24,11 +23,6 @@ func serverCommands() []command {
 		cmd("time", 1, "2.6.0", "Returns the node's clock.", runTime),
 		cmd("cluster", -2, "3.0.0", "Refused: any node answers for every key.", refuse("ERR This instance has cluster support disabled")),
 		cmd("debug", -2, "1.0.0", "Refused.", refuse("ERR DEBUG is refused: use 'fulcrum fault' to break things")),
-		cmd("multi", 1, "1.2.0", "Refused: not supported yet.", refuse("ERR MULTI "+noMulti)),
-		cmd("exec", 1, "1.2.0", "Refused: not supported yet.", refuse("ERR EXEC without MULTI")),
-		cmd("discard", 1, "2.0.0", "Refused: not supported yet.", refuse("ERR DISCARD without MULTI")),
-		cmd("watch", -2, "2.2.0", "Refused: not supported yet.", refuse("ERR WATCH "+noMulti)),
-		cmd("unwatch", 1, "2.2.0", "Does nothing: nothing can be watched.", func(c *conn, _ [][]byte) { c.out.ok() }),
 	}
 }
 

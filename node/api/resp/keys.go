@@ -26,10 +26,10 @@ func keyCommands() []command {
 		return command{name: name, arity: arity, flags: flags, first: 1, last: 1, step: 1, group: "generic", since: since, summary: summary}
 	}
 	list := []command{
-		{name: "del", arity: -2, flags: "write", first: 1, last: -1, step: 1, group: "generic", since: "1.0.0", summary: "Deletes keys.", write: writeDel, run: runDel},
-		{name: "unlink", arity: -2, flags: "write fast", first: 1, last: -1, step: 1, group: "generic", since: "4.0.0", summary: "Deletes keys.", write: writeDel, run: runDel},
-		{name: "exists", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "generic", since: "1.0.0", summary: "Counts the keys that exist.", read: readExists, run: runExists},
-		{name: "touch", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "generic", since: "3.2.1", summary: "Counts the keys that exist.", read: readExists, run: runExists},
+		{name: "del", arity: -2, flags: "write", first: 1, last: -1, step: 1, group: "generic", since: "1.0.0", summary: "Deletes keys.", write: writeDel, run: runDel, inside: insideKeys(fulcrum.OpDelete)},
+		{name: "unlink", arity: -2, flags: "write fast", first: 1, last: -1, step: 1, group: "generic", since: "4.0.0", summary: "Deletes keys.", write: writeDel, run: runDel, inside: insideKeys(fulcrum.OpDelete)},
+		{name: "exists", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "generic", since: "1.0.0", summary: "Counts the keys that exist.", read: readExists, run: runExists, inside: insideKeys(fulcrum.OpGet)},
+		{name: "touch", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "generic", since: "3.2.1", summary: "Counts the keys that exist.", read: readExists, run: runExists, inside: insideKeys(fulcrum.OpGet)},
 		{name: "scan", arity: -2, flags: "readonly", group: "generic", since: "2.8.0", summary: "Iterates over the keys of the keyspace.", run: runScan},
 		{name: "keys", arity: 2, flags: "readonly", group: "generic", since: "1.0.0", summary: "Returns the keys that match a pattern, up to 100,000.", run: runKeys},
 		{name: "dbsize", arity: 1, flags: "readonly fast", group: "server", since: "1.0.0", summary: "Returns about how many keys the keyspace holds.", run: runDBSize},

@@ -12,16 +12,16 @@ import (
 func stringCommands() []command {
 	return []command{
 		{name: "get", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Returns the value of a key.", read: readGet},
-		{name: "set", arity: -3, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key, under a condition and with an expiry if asked.", write: writeSet, run: runSwap},
+		{name: "set", arity: -3, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key, under a condition and with an expiry if asked.", write: writeSet, run: runSwap, inside: insideSet},
 		{name: "setnx", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key only when the key does not exist.", write: writeSetNX},
 		{name: "setex", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Sets the value of a key and its expiry in seconds.", write: writeSetEX(1000, "setex")},
 		{name: "psetex", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.6.0", summary: "Sets the value of a key and its expiry in milliseconds.", write: writeSetEX(1, "psetex")},
-		{name: "getset", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key and returns the previous one.", run: runSwap},
+		{name: "getset", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Sets the value of a key and returns the previous one.", run: runSwap, inside: insideGetSet},
 		{name: "getdel", arity: 2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and deletes the key.", write: writeGetDel},
-		{name: "getex", arity: -2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and sets or removes its expiry.", write: writeGetEx, run: runGetEx},
-		{name: "mget", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "string", since: "1.0.0", summary: "Returns the values of several keys.", run: runMGet},
-		{name: "mset", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys, each for itself: not atomic as a whole.", run: runMSet},
-		{name: "msetnx", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys of one shard when none of them exists.", run: runMSetNX},
+		{name: "getex", arity: -2, flags: "write fast", first: 1, last: 1, step: 1, group: "string", since: "6.2.0", summary: "Returns the value of a key and sets or removes its expiry.", write: writeGetEx, run: runGetEx, inside: insideGetEx},
+		{name: "mget", arity: -2, flags: "readonly fast", first: 1, last: -1, step: 1, group: "string", since: "1.0.0", summary: "Returns the values of several keys.", run: runMGet, inside: insideMGet},
+		{name: "mset", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys, each for itself: not atomic as a whole.", run: runMSet, inside: insideMSet},
+		{name: "msetnx", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys of one shard when none of them exists.", run: runMSetNX, inside: insideMSetNX},
 		{name: "append", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Appends to the value of a key.", write: writeAppend},
 		{name: "strlen", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Returns the length of a value in bytes.", read: readStrlen},
 		{name: "incr", arity: 2, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Adds one to the integer at a key.", write: writeIncr(1)},
@@ -31,7 +31,7 @@ func stringCommands() []command {
 		{name: "incrbyfloat", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "2.6.0", summary: "Adds to the number at a key.", write: writeIncrByFloat},
 		{name: "getrange", arity: 4, flags: "readonly", first: 1, last: 1, step: 1, group: "string", since: "2.4.0", summary: "Returns a part of a value.", read: readRange},
 		{name: "substr", arity: 4, flags: "readonly", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Returns a part of a value.", read: readRange},
-		{name: "setrange", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Overwrites a part of a value.", write: writeSetRange, run: runSetRange},
+		{name: "setrange", arity: 4, flags: "write denyoom", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Overwrites a part of a value.", write: writeSetRange, run: runSetRange, inside: insideSetRange},
 	}
 }
 

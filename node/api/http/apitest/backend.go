@@ -41,6 +41,7 @@ type space struct {
 	entries map[string]fulcrum.Entry
 	history [][]fulcrum.Event // what each request changed
 	gone    int               // requests before these
+	ids     map[fulcrum.RequestID]answered
 }
 
 // key seals the session tokens of every Backend. It is never changed.
@@ -61,7 +62,7 @@ func New(name fulcrum.NodeID, now func() time.Time) *Backend {
 
 func (b *Backend) add(name string, m consistency.Mode) *space {
 	w, r := consistency.Defaults(m)
-	s := &space{entries: make(map[string]fulcrum.Entry), info: fulcrum.KeyspaceInfo{Name: name, ID: uint32(len(b.spaces) + 1), Mode: m.String(),
+	s := &space{entries: make(map[string]fulcrum.Entry), ids: make(map[fulcrum.RequestID]answered), info: fulcrum.KeyspaceInfo{Name: name, ID: uint32(len(b.spaces) + 1), Mode: m.String(),
 		Target: m.String(), ShardBy: "hash", Shards: 1, Replicas: 1, ReadLevel: r.String(), WriteLevel: w.String(), Durability: "fsync"}}
 	s.info.ShardList = []fulcrum.ShardInfo{{Group: fulcrum.GroupID(s.info.ID), Keyspace: name, Start: `""`, Mode: m.String(), Epoch: 1,
 		Phase: "active", Leader: b.name, Replicas: []fulcrum.ReplicaInfo{{Node: b.name, Known: true, Leader: true}}}}
@@ -143,25 +144,22 @@ func (b *Backend) Write(_ context.Context, c api.Call, ws []fulcrum.Write) ([]fu
 	if err != nil && !fulcrum.AsError(err).Maybe {
 		return nil, rc, err
 	}
-	results := make([]fulcrum.Result, len(ws))
-	var events []fulcrum.Event
-	defer func() { b.changed(s, events) }()
-	for i, w := range ws {
+	for _, w := range ws {
 		if s.info.Mode == consistency.Quorum.String() && !w.Blind() {
 			return nil, rc, fulcrum.Errorf(fulcrum.CodeMode, "quorum mode has no atomic read-modify-write").WithHint("use mode raft or leader-follower")
 		}
-		res, evalErr := fulcrum.Evaluate(w, s.entries[string(w.Key)], b.clock.Next(), b.Limits().MaxValue)
-		if res.Err = evalErr; res.Applied {
-			res.Entry.Value = bytes.Clone(res.Entry.Value)
-			s.entries[string(w.Key)] = res.Entry
-			events = append(events, fulcrum.Event{Entry: res.Entry})
-		}
-		results[i], rc.Version = res, res.Entry.Version
+	}
+	reply, idErr := b.once(s, c, api.Txn{Then: ws, Atomic: c.Atomic})
+	if err == nil {
+		err = idErr
 	}
 	if err != nil {
 		return nil, rc, err
 	}
-	return results, rc, nil
+	for _, res := range reply.Results {
+		rc.Version = res.Entry.Version
+	}
+	return reply.Results, rc, nil
 }
 
 // Read implements api.Backend.
@@ -385,8 +383,3 @@ func (b *Backend) health(check string) []fulcrum.Health {
 
 // Limits implements api.Backend: values of up to 1 KiB.
 func (b *Backend) Limits() api.Limits { return api.Limits{MaxValue: 1 << 10} }
-
-// Txn implements api.Backend.
-func (b *Backend) Txn(context.Context, api.Call, api.Txn) (api.TxnReply, consistency.Receipt, error) {
-	return api.TxnReply{}, consistency.Receipt{}, fulcrum.Errorf(fulcrum.CodeMode, "transactions are not offered yet")
-}
