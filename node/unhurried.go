@@ -19,7 +19,7 @@ import (
 const (
 	unhurriedDelay = 50 * time.Millisecond
 	unhurriedMost  = 1024                   // messages in one frame
-	unhurriedLimit = 400 * time.Millisecond // how long one of them may take over there before the others are answered without it
+	unhurriedLimit = 200 * time.Millisecond // how long one of them may take over there before the others are answered without it
 )
 
 // unhurried collects messages by the node that they are for.

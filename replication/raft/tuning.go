@@ -11,7 +11,7 @@ import (
 type Tuning struct {
 	Heartbeat   time.Duration // without word from a leader for so long, a follower asks for an election; default 1s
 	Election    time.Duration // how long a candidate tries; at least Heartbeat; default 1s
-	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 500ms
+	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 750ms
 	Lease       time.Duration // what a leader asks its voters to promise for reads at level lease, and how long a restarted voter abstains; at most Election; default Election/2
 	Commit      time.Duration // an idle leader sends its followers an empty append after so long, in case a heartbeat did not tell them what is committed; default 2s
 	RPC         time.Duration // how long one message to a peer may take; default Election
@@ -30,9 +30,9 @@ type Tuning struct {
 	BatchBytes       int // bytes in one log entry, unless one request is larger; default 1 MiB
 	Queue            int // requests waiting for the next entry; more are refused; default 8192
 	Reads            int // reads waiting for the next confirmation round; more are refused; default 16384
-	CacheBytes       int // newest log entries kept in memory; default 8 MiB
+	CacheBytes       int // newest log entries kept in memory; default 2 MiB
 	ChangeEvents     int // newest changes kept in memory for watches; default 32,768
-	ChangeBytes      int // and their bytes, about; default 8 MiB, which is also the most
+	ChangeBytes      int // and their bytes, about; default 3 MiB, at most 8 MiB
 }
 
 // maxChangeBytes lets the changes of one log entry, which are never split, fit into one
@@ -42,7 +42,7 @@ const maxChangeBytes = 8 << 20
 func (t Tuning) withDefaults() Tuning {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
 	t.Election = cmp.Or(t.Election, t.Heartbeat)
-	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat/2)
+	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat*3/4)
 	t.Lease = cmp.Or(t.Lease, t.Election/2)
 	t.Commit = cmp.Or(t.Commit, 2*time.Second)
 	t.RPC = cmp.Or(t.RPC, t.Election)
@@ -59,9 +59,9 @@ func (t Tuning) withDefaults() Tuning {
 	t.BatchBytes = cmp.Or(t.BatchBytes, 1<<20)
 	t.Queue = cmp.Or(t.Queue, 8192)
 	t.Reads = cmp.Or(t.Reads, 16384)
-	t.CacheBytes = cmp.Or(t.CacheBytes, 8<<20)
+	t.CacheBytes = cmp.Or(t.CacheBytes, 2<<20)
 	t.ChangeEvents = cmp.Or(t.ChangeEvents, 32768)
-	t.ChangeBytes = cmp.Or(t.ChangeBytes, maxChangeBytes)
+	t.ChangeBytes = cmp.Or(t.ChangeBytes, 3<<20)
 	return t
 }
 
