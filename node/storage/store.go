@@ -51,7 +51,7 @@ type Options struct {
 	Disk func() Disk
 
 	// CommitEvery is the pace of the engine's background commits while there is
-	// something to commit; much that waits is committed sooner. Default 3 s.
+	// something to commit; much that waits is committed sooner. Default 10 s.
 	CommitEvery time.Duration
 }
 
@@ -61,7 +61,7 @@ type Options struct {
 // more writes touches each page once: seldom is cheaper. What is not committed yet is
 // in the log, so the pace only bounds memory, and what a restart replays.
 const (
-	defaultCommitEvery = 3 * time.Second
+	defaultCommitEvery = 10 * time.Second
 	commitBytes        = 16 << 20               // applied and not yet committed, per node: commit at once
 	intervalSync       = 100 * time.Millisecond // durability "interval" loses at most this much
 	cutEvery           = time.Second            // pace of removing what logs cut off

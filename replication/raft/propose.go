@@ -122,6 +122,7 @@ func (c *core) submit(ctx context.Context, kind byte, data []byte) (answer, erro
 func (c *core) propose(ctx context.Context, in *instance) {
 	var held *request // taken from the queue, but not for the entry before it
 	var stuck stuckTransfer
+	var pace pace
 	quiet := time.NewTimer(time.Hour)
 	quiet.Stop()
 	defer quiet.Stop()
@@ -139,7 +140,7 @@ func (c *core) propose(ctx context.Context, in *instance) {
 			}
 		}
 		var batch []*request
-		batch, held = c.collect(first)
+		batch, held = c.collect(ctx, first, pace.wait())
 		if len(batch) == 0 {
 			continue
 		}
@@ -151,13 +152,40 @@ func (c *core) propose(ctx context.Context, in *instance) {
 			return
 		}
 		<-c.turn // a transfer of leadership ends soon; what waits here is not in the log yet
+		begun := time.Now()
 		err := c.commit(in, batch)
 		c.turn <- struct{}{}
+		pace = paceAfter(len(batch), time.Since(begun))
 		if why := stuck.after(err, c.tuning); why != "" {
 			c.renew(why)
 		}
 		quiet.Reset(quietAfter)
 	}
+}
+
+// pace says how long the next entry waits for company.
+//
+// Those who were answered by one entry come back at about the same time. The first of
+// them would have an entry to itself, and all others would wait for the one behind it:
+// so an entry waits for as many requests as the one before it had, but only a fraction
+// of the time that one took. Whoever writes alone does not wait.
+type pace struct {
+	requests int
+	most     time.Duration
+}
+
+const paceLimit = 2 * time.Millisecond
+
+func paceAfter(requests int, took time.Duration) pace {
+	return pace{requests: requests, most: min(took/4, paceLimit)}
+}
+
+// wait returns the pace, or none when there was no company before.
+func (p pace) wait() pace {
+	if p.requests <= 1 {
+		return pace{}
+	}
+	return p
 }
 
 // quietAfter is how long after the last entry the followers are told that it is
@@ -179,9 +207,12 @@ func (c *core) tellCommit(in *instance) {
 	}
 }
 
-// collect takes what waits, of one kind and within the bounds of an entry.
-func (c *core) collect(first *request) (batch []*request, held *request) {
+// collect takes what waits, of one kind and within the bounds of an entry, and waits
+// for more as long as p says.
+func (c *core) collect(ctx context.Context, first *request, p pace) (batch []*request, held *request) {
 	size := 0
+	patience := time.NewTimer(p.most)
+	defer patience.Stop()
 	for q := first; ; {
 		switch {
 		case len(batch) > 0 && (q.kind != batch[0].kind || q.kind == entryFence || size+len(q.data) > c.tuning.BatchBytes):
@@ -195,7 +226,17 @@ func (c *core) collect(first *request) (batch []*request, held *request) {
 		}
 		select {
 		case q = <-c.queue:
+			continue
 		default:
+		}
+		if len(batch) >= p.requests {
+			return batch, nil
+		}
+		select {
+		case q = <-c.queue:
+		case <-patience.C:
+			return batch, nil
+		case <-ctx.Done():
 			return batch, nil
 		}
 	}
