@@ -86,11 +86,12 @@ var (
 
 // Evaluate computes what w leaves at its key: a pure function, so that every
 // replica that evaluates w over the same old Entry with the same stamp agrees.
-// stamp must be newer than old.Version; its wall time decides what has expired.
+// stamp must be newer than old.Version; now (Unix milliseconds, or whatever clock
+// the entries' ExpireAt is on) decides what has expired.
 // The Entry is to be stored only if Applied. The error is one of the evaluation
 // errors above and means: not applied.
-func Evaluate(w Write, old Entry, stamp Version, maxValue int) (Result, error) {
-	live := old.Live(int64(stamp.Time >> 16))
+func Evaluate(w Write, old Entry, stamp Version, now int64, maxValue int) (Result, error) {
+	live := old.Live(now)
 	res := Result{Entry: old}
 	if live {
 		res.Old = old

@@ -296,7 +296,7 @@ func (op *operation) hintAny(ctx context.Context, g fulcrum.GroupID, ws []fulcru
 		if !w.Blind() {
 			return nil, fulcrum.ErrMode
 		}
-		res, err := fulcrum.Evaluate(w, fulcrum.Entry{}, op.n.clock.Next(), op.n.opt.MaxValue)
+		res, err := fulcrum.Evaluate(w, fulcrum.Entry{}, op.n.clock.Next(), op.n.Now(), op.n.opt.MaxValue)
 		if err != nil {
 			return nil, err
 		}

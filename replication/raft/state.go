@@ -300,7 +300,7 @@ func (b *pending) evaluate(req replication.WriteRequest, stamp fulcrum.Version) 
 			stamp = above(stamp, old.Version)
 		}
 	}
-	ev, err := replication.Evaluate(req, b.get, stamp, b.env.MaxValue)
+	ev, err := replication.Evaluate(req, b.get, stamp, stamp.Wall().UnixMilli(), b.env.MaxValue)
 	if err != nil {
 		return nil, err
 	}
