@@ -34,7 +34,11 @@ const (
 	tombstoneGrace = time.Hour
 	// sweepEvery is how long tombstones that are due may wait for others, as to find
 	// them the whole State is read.
-	sweepEvery = 15 * time.Minute
+	sweepEvery = tombstoneGrace / 4
+
+	// tellEvery is how far the clock may run ahead of the log while keys are to expire:
+	// what a replica that was restarted and then leads has forgotten.
+	tellEvery = 10 * time.Second
 
 	expireKeys  = 256       // in one entry
 	expireBytes = 256 << 10 // of keys in one entry, unless the first alone is larger
@@ -72,9 +76,10 @@ type schedule struct {
 	due     dueHeap
 	horizon int64
 	tombs   int64
-	scan    bool   // a scan is under way, or wanted
-	next    []byte // where it goes on
-	moved   signal // something may be due earlier than it was
+	every   time.Duration // sweepEvery, but for tests
+	scan    bool          // a scan is under way, or wanted
+	next    []byte        // where it goes on
+	moved   signal        // something may be due earlier than it was
 }
 
 // lower makes *v at most at, where 0 is above everything.
@@ -117,6 +122,13 @@ func (s *schedule) push(d dueKey) {
 	s.due = s.due[:half]
 }
 
+// pending reports whether any key is to expire.
+func (s *schedule) pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.due) > 0 || s.horizon != 0
+}
+
 // earliest is when there is something to do; 0: never. The caller holds mu.
 func (s *schedule) earliest() int64 {
 	var at int64
@@ -127,7 +139,7 @@ func (s *schedule) earliest() int64 {
 		lower(&at, s.horizon)
 	}
 	if s.tombs != 0 {
-		lower(&at, plus(s.tombs, sweepEvery.Milliseconds()))
+		lower(&at, plus(s.tombs, s.every.Milliseconds()))
 	}
 	return at
 }
@@ -232,12 +244,19 @@ func (s *schedule) putBack(keys []dueKey) {
 // expireLoop proposes what is due while this replica leads. Without keys that expire
 // it only waits.
 func (k *keeper) expireLoop(ctx context.Context, in *instance) {
+	var told uint64 // the last term in which this replica, as leader, told the time
 	idle := time.NewTimer(0)
 	defer idle.Stop()
 	for ctx.Err() == nil {
 		moved, elected := k.due.moved.wait(), k.core.elected.wait()
 		idle.Stop()
 		if in.raft.State() == hraft.Leader && k.fence.Load() == nil {
+			if term := in.raft.CurrentTerm(); term != told && k.due.pending() {
+				told = term
+				if k.core.barrier(in, term) == nil {
+					k.tellTime(ctx)
+				}
+			}
 			busy, wait := k.expireDue(ctx)
 			if busy {
 				continue
@@ -264,11 +283,32 @@ func (k *keeper) expireLoop(ctx context.Context, in *instance) {
 	}
 }
 
+// tellTime brings the clock into the log: when this replica has begun to lead, and when
+// nothing else does so for long. Else, were the replicas restarted one after the other
+// while nobody writes, all that has passed since the last entry would be forgotten.
+func (k *keeper) tellTime(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, fulcrum.DefaultRequestLimit)
+	defer cancel()
+	if _, err := k.core.submit(ctx, entryExpire, nil); err != nil {
+		k.env.Logger.Debug("the clock was not brought into the log", "err", err)
+		pause(ctx, 20*time.Millisecond)
+	}
+}
+
 // expireDue proposes what is due now, and reports whether there was anything. If not
 // it says how long to wait; 0: until the schedule moves.
 func (k *keeper) expireDue(ctx context.Context) (busy bool, wait time.Duration) {
 	now := k.estimate()
 	keys, next := k.due.take(now)
+	if len(keys) == 0 && k.due.pending() {
+		s, _ := k.published()
+		tell := s.millis() + tellEvery.Milliseconds()
+		if now >= tell {
+			k.tellTime(ctx)
+			return true, 0
+		}
+		lower(&next, tell)
+	}
 	if len(keys) == 0 {
 		return false, time.Duration(min(max(0, next-now), time.Hour.Milliseconds())) * time.Millisecond
 	}
@@ -297,7 +337,7 @@ func (k *keeper) estimate() int64 { return k.clock.millis(time.Now(), k.env.Now(
 // expire removes the listed keys that are due by the clock.
 func (b *pending) expire(item []byte, stamp fulcrum.Version) error {
 	r := fulcrum.NewReader(item)
-	for len(r.Rest()) > 0 {
+	for ; len(r.Rest()) > 0; b.expiring++ {
 		key := r.Bytes()
 		if r.Err() != nil || len(key) == 0 {
 			return nil // the same bytes on every replica
@@ -335,7 +375,7 @@ func (b *pending) remove(key []byte) {
 // tombstone returns e; a tombstone says in ExpireAt when it may go.
 func (b *pending) tombstone(e fulcrum.Entry) fulcrum.Entry {
 	if e.Tombstone && b.prog.clock.now != 0 {
-		e.ExpireAt = b.prog.clock.nextMillis() + tombstoneGrace.Milliseconds()
+		e.ExpireAt = b.prog.clock.nextMillis() + b.grace.Milliseconds()
 	}
 	return e
 }

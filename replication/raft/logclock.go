@@ -18,9 +18,9 @@ import (
 // Each entry carries its leader's estimate of C when it was proposed, and base: the
 // index of the entry on which the estimate rests. A replica's estimate is
 // E(t) = c + (t - at), in its monotonic clock, with c the value of C behind the entry
-// at base, and at a moment after that entry was proposed: the moment at which this
-// replica applied it. Entries that this replica proposed itself leave the estimate as
-// it is: they came out of it.
+// at base, and at a moment not before that entry was proposed: the moment at which this
+// replica applied it. An entry that this replica proposed itself, and that set C, leaves
+// E as it is, for it came out of it; it is the base from then on.
 //
 // Rule: an entry sets C to its estimate if that is above C and if no entry of another
 // term stands between base and it. Else C stays.
@@ -34,21 +34,23 @@ import (
 // who proposed j had j-1 in its log. Else C(j) = c + (p(j) - at) with c = C(b), b the
 // base, and at >= p(b).
 //   - i <= b: C(j) - C(i) = C(b) - C(i) + p(j) - at <= p(b) - p(i) + p(j) - p(b).
-//   - b < i < j: i is of j's term, hence of the same leader. If i set C, it did so out
-//     of the same estimate, and the difference is exactly p(j) - p(i). (Its base was not
-//     an older one: the estimate moved to b when the entry at b, of another term, was
-//     applied, and b would stand between that base and i.) If i left C as it is, then
-//     C(i) >= C(b), and i was proposed before the estimate moved to b, so p(i) <= at:
+//   - b < i < j: i is of j's term, hence of the same leader, and was under way when j
+//     was proposed. If its estimate was j's, C(i) is not below it, and the difference is
+//     at most p(j) - p(i). If it was an older one, then E changed after i was proposed,
+//     with an entry of another term, at b or before it: p(i) <= at, and C(i) >= C(b), so
 //     C(j) - C(i) <= p(j) - at <= p(j) - p(i).
 //
 // What is lost: at a change of leader, the time from the proposal of an entry to its
-// being applied on the next leader; when all replicas are down at once, the time until
-// they are back. Then keys live longer, never shorter.
+// being applied on the next leader; when a replica leads that was restarted since the
+// last entry, the time since then until it was back (at most tellEvery, and the restart);
+// when all replicas are down at once, the time until they are back. Then keys live
+// longer, never shorter.
 type logClock struct {
 	mu   sync.Mutex
 	c    int64 // 0: no entry has set the clock yet
 	at   time.Time
 	base uint64
+	from uint64 // the base that E came with: readings on an older one are of an older E
 	led  uint64 // the last term in which this replica proposed in this life
 }
 
@@ -97,7 +99,7 @@ func (s clockState) inherited() clockState { return clockState{now: s.now} }
 func (l *logClock) restart(s clockState, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.c, l.at, l.base, l.led = s.now, now, s.last, 0
+	l.c, l.at, l.base, l.from, l.led = s.now, now, s.last, s.last, 0
 }
 
 // read returns what an entry proposed at now in term carries.
@@ -111,15 +113,16 @@ func (l *logClock) read(term uint64, now, wall time.Time) clockReading {
 	return clockReading{base: l.base, now: l.estimate(now), wall: wall.UnixMilli()}
 }
 
-// applied follows an entry with a clock behind which the log's is s. Own says that
-// this disk's node proposed it.
-func (l *logClock) applied(s clockState, own bool, now time.Time) {
+// applied follows an entry that carried r, behind which the log's clock is s. Own says
+// that this disk's node proposed it.
+func (l *logClock) applied(s clockState, r clockReading, own bool, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if own && l.led == s.term && l.estimate(now) >= s.now {
+	if own && l.led == s.term && s.now == r.now && r.base >= l.from {
+		l.base = s.last
 		return
 	}
-	l.c, l.at, l.base = s.now, now, s.last
+	l.c, l.at, l.base, l.from = s.now, now, s.last, s.last
 }
 
 // estimate is E(now). The caller holds mu.

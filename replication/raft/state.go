@@ -76,11 +76,12 @@ type keeper struct {
 	ids     *idTable                             // of the goroutine that applies
 	clock   logClock
 	due     schedule
+	grace   time.Duration // tombstoneGrace, but for tests: the same on every replica
 }
 
 // openKeeper opens the machine over what env.State holds; changes are filled from there.
 func openKeeper(c *core, env replication.Env, changes *Changes) (*keeper, error) {
-	k := &keeper{core: c, env: env, changes: changes}
+	k := &keeper{core: c, env: env, changes: changes, grace: tombstoneGrace, due: schedule{every: sweepEvery}}
 	b, err := env.State.Extra(extraProgress)
 	if err != nil {
 		return nil, err
@@ -300,7 +301,7 @@ func (b *pending) entry(l *hraft.Log) (*entryResult, error) {
 	b.ids.advance(e.stamp)
 	own := b.env.Clock != nil && e.stamp.Actor == b.env.Actor
 	if b.prog.clock.pass(e.clock, l.Term, l.Index); e.clock.now > 0 {
-		b.keeper.clock.applied(b.prog.clock, own, time.Now())
+		b.keeper.clock.applied(b.prog.clock, e.clock, own, time.Now())
 	}
 	for _, item := range e.items {
 		if e.kind == entryExpire {
