@@ -15,10 +15,12 @@ const ttlMargin = 50 * time.Millisecond
 
 // In raft mode the log's clock decides, whatever wall clocks show: a value never goes too
 // soon. It may go late by what a change of leader takes, and where replicas are restarted
-// by what they had not put into the log, or by the time for which all were down.
+// by what they had not put into the log. While a majority is down its clock may stand, and for how
+// long that was the check does not know: it then judges only what went too soon or came back.
 const (
-	logClockLate = 2 * time.Second
-	logClockLost = 30 * time.Second
+	logClockLate  = 2 * time.Second
+	logClockLost  = 30 * time.Second
+	logClockStood = 1000 * time.Hour
 )
 
 // TTL judges values that expire. In raft mode see logClockLate. Elsewhere expiry goes by wall clocks: the one that stamped the
@@ -59,7 +61,14 @@ func runTTL(h *history.History, s Spec) Result {
 	byLog := s.Mode == consistency.Raft && !slices.ContainsFunc(s.Modes, func(m consistency.Mode) bool { return m != consistency.Raft })
 	if byLog {
 		early, allow = 0, logClockLate
-		if slices.ContainsFunc(s.Nemeses, func(n string) bool { return strings.Contains(n, "kill") || strings.Contains(n, "wipe") }) {
+		restarts := func(n string) bool { return strings.Contains(n, "kill") || strings.Contains(n, "restart") || strings.Contains(n, "disk") }
+		all := func(n string) bool {
+			return strings.Contains(n, "kill-all") || strings.Contains(n, "kill-majority") || strings.Contains(n, "combined")
+		}
+		switch {
+		case slices.ContainsFunc(s.Nemeses, all):
+			allow = logClockStood
+		case slices.ContainsFunc(s.Nemeses, restarts):
 			allow += logClockLost
 		}
 	}
