@@ -61,7 +61,9 @@ func runTTL(h *history.History, s Spec) Result {
 	byLog := s.Mode == consistency.Raft && !slices.ContainsFunc(s.Modes, func(m consistency.Mode) bool { return m != consistency.Raft })
 	if byLog {
 		early, allow = 0, logClockLate
-		restarts := func(n string) bool { return strings.Contains(n, "kill") || strings.Contains(n, "restart") || strings.Contains(n, "disk") }
+		restarts := func(n string) bool {
+			return strings.Contains(n, "kill") || strings.Contains(n, "restart") || strings.Contains(n, "disk")
+		}
 		all := func(n string) bool {
 			return strings.Contains(n, "kill-all") || strings.Contains(n, "kill-majority") || strings.Contains(n, "combined")
 		}

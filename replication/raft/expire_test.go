@@ -391,3 +391,34 @@ func TestWithoutExpiriesTheLogRests(t *testing.T) {
 		}
 	})
 }
+
+// Who watches is told that a key expired, once, and nothing of tombstones that go.
+func TestWatchersAreToldWhatExpired(t *testing.T) {
+	for _, epoch := range []fulcrum.Epoch{1, 3} {
+		inEpoch(t, 3, epoch, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
+			ctx, cancel := within(10 * grace)
+			defer cancel()
+			put := mustPut(t, c, leader(t, c), "first", "v")
+			mustWrite(t, c, putFor("k", 10*time.Second))
+			time.Sleep(3 * grace)
+			for _, id := range c.IDs {
+				w, ok := c.Group(id).(replication.Watcher)
+				if !ok {
+					t.Fatal("a group that tells no changes")
+				}
+				got, err := w.Changes(ctx, replication.ChangesRequest{Since: put.Results[0].Entry.Version, Limit: 1 << 20})
+				if err != nil {
+					t.Fatalf("epoch %d, %s: %v", epoch, id, err)
+				}
+				if len(got.Events) != 2 {
+					t.Fatalf("epoch %d, %s tells %+v", epoch, id, got.Events)
+				}
+				written, expired := got.Events[0], got.Events[1]
+				if written.Expired || !expired.Expired || !expired.Entry.Tombstone || expired.Entry.ExpireAt != 0 ||
+					string(expired.Entry.Key) != "k" || !written.Entry.Version.Less(expired.Entry.Version) {
+					t.Errorf("epoch %d, %s tells %+v", epoch, id, got.Events)
+				}
+			}
+		})
+	}
+}
