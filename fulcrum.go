@@ -101,10 +101,17 @@ type Entry struct {
 	Version   Version
 	Tombstone bool
 	ExpireAt  int64 // Unix milliseconds from which on it is gone; 0: never
+	// Decided says that the group which answered has decided by its log that e is live,
+	// whatever the clock of who asks says; ExpireAt only tells for how long yet. It
+	// belongs to answers: it is neither stored nor sent.
+	Decided bool
 }
 
 // Live reports whether e holds a value at the time now (Unix milliseconds).
 func (e Entry) Live(now int64) bool {
+	if e.Decided {
+		return !e.Tombstone && !e.Version.IsZero()
+	}
 	return !e.Version.IsZero() && !e.Tombstone && (e.ExpireAt == 0 || now < e.ExpireAt)
 }
 

@@ -24,7 +24,7 @@ const (
 	OpAddFloat    // Value is a decimal float to add
 	OpAppend      // Value goes behind what stands there
 	OpSetRange    // Value overwrites from Offset on
-	OpExpire      // sets ExpireAt (0 removes it) on a live key
+	OpExpire      // sets the expiry (TTL or ExpireAt; neither removes it) on a live key
 	OpGet         // changes nothing and is never Applied: a read inside a transaction
 	opEnd
 )
@@ -47,7 +47,7 @@ const (
 type Write struct {
 	Op        Op
 	If        If
-	KeepTTL   bool // OpPut keeps the key's expiry instead of taking ExpireAt
+	KeepTTL   bool // OpPut keeps the key's expiry instead of taking TTL or ExpireAt
 	Tombstone bool // OpMerge only
 	Key       []byte
 	Value     []byte
@@ -55,6 +55,25 @@ type Write struct {
 	At        Version // IfVersion, OpMerge
 	Offset    int64   // OpSetRange
 	ExpireAt  int64   // Unix milliseconds; 0: never
+	TTL       int64   // milliseconds from when it takes effect, in the place of ExpireAt; 0: none
+}
+
+// Expiry is the ExpireAt of what w leaves when it takes effect at now (Unix
+// milliseconds, on the clock that the entry's ExpireAt is to be on).
+func (w Write) Expiry(now int64) int64 {
+	switch {
+	case w.TTL <= 0:
+		return w.ExpireAt
+	case w.TTL > math.MaxInt64-max(now, 0):
+		return math.MaxInt64
+	}
+	return now + w.TTL
+}
+
+// Timed returns w with its TTL, if it has one, turned into an ExpireAt.
+func (w Write) Timed(now int64) Write {
+	w.ExpireAt, w.TTL = w.Expiry(now), 0
+	return w
 }
 
 // Blind reports whether w needs nothing of what stands at its key, so that a mode
@@ -86,11 +105,12 @@ var (
 
 // Evaluate computes what w leaves at its key: a pure function, so that every
 // replica that evaluates w over the same old Entry with the same stamp agrees.
-// stamp must be newer than old.Version; its wall time decides what has expired.
+// stamp must be newer than old.Version; now (Unix milliseconds, or whatever clock
+// the entries' ExpireAt is on) decides what has expired.
 // The Entry is to be stored only if Applied. The error is one of the evaluation
 // errors above and means: not applied.
-func Evaluate(w Write, old Entry, stamp Version, maxValue int) (Result, error) {
-	live := old.Live(int64(stamp.Time >> 16))
+func Evaluate(w Write, old Entry, stamp Version, now int64, maxValue int) (Result, error) {
+	live := old.Live(now)
 	res := Result{Entry: old}
 	if live {
 		res.Old = old
@@ -106,7 +126,7 @@ func Evaluate(w Write, old Entry, stamp Version, maxValue int) (Result, error) {
 	if w.Op == OpGet || !w.holds(old, live) {
 		return res, nil
 	}
-	e := Entry{Key: w.Key, Version: stamp, ExpireAt: w.ExpireAt}
+	e := Entry{Key: w.Key, Version: stamp, ExpireAt: w.Expiry(now)}
 	if live && (w.KeepTTL || (w.Op != OpPut && w.Op != OpExpire)) {
 		e.ExpireAt = old.ExpireAt
 	}
@@ -255,6 +275,8 @@ func (w Write) Check(maxValue int) error {
 		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrTooLarge, len(w.Key), MaxKeyBytes)
 	case len(w.Value) > maxValue:
 		return fmt.Errorf("%w: value of %d bytes, the limit is %d", ErrTooLarge, len(w.Value), maxValue)
+	case w.TTL < 0 || (w.TTL > 0 && (w.ExpireAt != 0 || w.Op == OpMerge)):
+		return fmt.Errorf("time to live of %d ms with an expiry at %d: %w", w.TTL, w.ExpireAt, ErrShort)
 	case w.Op == 0 || w.Op >= opEnd || w.If >= ifEnd:
 		return fmt.Errorf("operation %d under condition %d: %w", w.Op, w.If, ErrShort)
 	}
@@ -270,8 +292,13 @@ func AppendWrite(b []byte, w Write) []byte {
 	if w.Tombstone {
 		flags |= 2
 	}
+	expiry := w.ExpireAt
+	if w.TTL > 0 { // at most one of the two is set: they share a field
+		flags |= 4
+		expiry = w.TTL
+	}
 	b = append(b, byte(w.Op), byte(w.If), flags)
-	b = binary.AppendVarint(b, w.ExpireAt)
+	b = binary.AppendVarint(b, expiry)
 	b = AppendBytes(b, w.Key)
 	b = AppendBytes(b, w.Value)
 	if w.If == IfValue {
@@ -294,7 +321,11 @@ func DecodeWrite(b []byte) (Write, []byte, error) {
 	w.Op, w.If = Op(r.Byte()), If(r.Byte())
 	flags := r.Byte()
 	w.KeepTTL, w.Tombstone = flags&1 != 0, flags&2 != 0
-	w.ExpireAt = r.Varint()
+	if expiry := r.Varint(); flags&4 != 0 {
+		w.TTL = expiry
+	} else {
+		w.ExpireAt = expiry
+	}
 	w.Key, w.Value = r.Bytes(), r.Bytes()
 	if w.If == IfValue {
 		w.Expect = r.Bytes()

@@ -87,7 +87,7 @@ func others() []row {
 		{workload: "durability", mode: quorum, write: q, read: q, nemeses: []string{"kill-all"}},
 		{workload: "durability", mode: lf, write: q, read: lin, nemeses: []string{"kill-all"}},
 		{workload: "watch", mode: raft, write: q, read: lin, nemeses: []string{"kill-one", "partition-leader", "rolling-restart", "kill-all", "jitter,pause-leader", "disk-wipe"}},
-		{workload: "ttl", mode: raft, write: q, read: lin, nemeses: []string{"partition-leader"}},
+		{workload: "ttl", mode: raft, write: q, read: lin, nemeses: []string{"partition-leader", "clock-bump"}},
 		{workload: "ttl", mode: quorum, write: q, read: q, nemeses: []string{"kill-one"}},
 		{workload: "ttl", mode: lf, write: q, read: lin, nemeses: []string{"pause-leader"}},
 	}

@@ -62,6 +62,9 @@ func raft() []Mutant {
 		{Name: "watch-replays", Breaks: "a watch that goes on behind a change tells it once more",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "watch", Nemesis: "kill-one",
 			Test: "replication/raft TestWatchThroughFaults"},
+		{Name: "expiry-by-wall-clock", Breaks: "each replica decides by its own clock what has expired",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "ttl", Nemesis: "clock-bump",
+			Test: "replication/raft TestAClockThatJumpsHidesNothing"},
 		// The two must meet within a moment in which nothing waits: simulated time has none.
 		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
 			Test: "replication/raft TestHeartbeatsDoNotOvertakeVotes"},

@@ -245,6 +245,10 @@ func mistimed(ws []fulcrum.Write, now int64) []fulcrum.Write {
 	ws = slices.Clone(ws)
 	for i := range ws {
 		switch {
+		case ws[i].TTL > 0 && mutant.On("ttl-early"):
+			ws[i].TTL = max(1, ws[i].TTL/2) // mutant: half the time
+		case ws[i].TTL > 0:
+			ws[i].TTL = 0 // mutant: never
 		case ws[i].ExpireAt <= now:
 		case mutant.On("ttl-early"):
 			ws[i].ExpireAt -= (ws[i].ExpireAt - now) / 2 // mutant: half the time
@@ -296,7 +300,7 @@ func (op *operation) hintAny(ctx context.Context, g fulcrum.GroupID, ws []fulcru
 		if !w.Blind() {
 			return nil, fulcrum.ErrMode
 		}
-		res, err := fulcrum.Evaluate(w, fulcrum.Entry{}, op.n.clock.Next(), op.n.opt.MaxValue)
+		res, err := fulcrum.Evaluate(w, fulcrum.Entry{}, op.n.clock.Next(), op.n.Now(), op.n.opt.MaxValue)
 		if err != nil {
 			return nil, err
 		}
@@ -357,6 +361,7 @@ func (op *operation) readShard(ctx context.Context, g fulcrum.GroupID, keys [][]
 		rep, err := op.n.sendRead(ctx, at, ref.Shard, replication.ReadRequest{Keys: keys, Level: level, Min: op.floor(ref.Shard)})
 		if err == nil {
 			out = rep
+			op.n.entriesHere(rep.Entries, rep.Outcome)
 			op.noteRead(ref, level, rep)
 		}
 		return err

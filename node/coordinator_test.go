@@ -19,7 +19,7 @@ func TestAWriteThatAFenceCutOffKeepsItsVersion(t *testing.T) {
 	standing := fulcrum.Entry{Key: key, Value: []byte("another's"), Version: newer}
 	var results []fulcrum.Result
 	for _, m := range merges {
-		res, err := fulcrum.Evaluate(m, standing, newer.Next(), fulcrum.DefaultMaxValue)
+		res, err := fulcrum.Evaluate(m, standing, newer.Next(), 0, fulcrum.DefaultMaxValue)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -315,6 +315,18 @@ func (h *host) base(sh *catalog.Shard, state replication.State, next record) err
 	if err != nil {
 		return err
 	}
+	// What has been purged is in the State no more, but its version must not come again.
+	if b, err := state.Extra(replication.FloorKey); err != nil {
+		return err
+	} else if len(b) > 0 {
+		floor, err := fulcrum.ParseVersion(string(b))
+		if err != nil {
+			return fmt.Errorf("floor of group %d: %w", sh.Group, err)
+		}
+		if newest.Less(floor) {
+			newest = floor
+		}
+	}
 	h.n.clock.Raise(newest)
 	if err := h.resetHints(sh.Group); err != nil {
 		return err

@@ -78,5 +78,11 @@ func (op *operation) attempt(ctx context.Context, to fulcrum.NodeID, sh *catalog
 		ctx, cancel = context.WithTimeout(ctx, perReplica)
 		defer cancel()
 	}
-	return op.n.sendWrite(ctx, to, sh, req)
+	if sh.Mode != consistency.Raft { // there the log's clock decides
+		now := op.n.Now()
+		req.Writes, req.Else = timed(req.Writes, now), timed(req.Else, now)
+	}
+	rep, err := op.n.sendWrite(ctx, to, sh, req)
+	op.n.resultsHere(rep.Results, rep.Outcome)
+	return rep, err
 }

@@ -123,6 +123,7 @@ func (op *operation) scanShard(ctx context.Context, g fulcrum.GroupID, req repli
 		rep, err := op.n.sendScan(ctx, at, ref.Shard, req)
 		if err == nil {
 			out = rep
+			op.n.entriesHere(rep.Entries, rep.Outcome)
 			op.mu.Lock()
 			op.noteLocked(ref, level, rep.Outcome)
 			op.mu.Unlock()

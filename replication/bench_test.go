@@ -36,8 +36,8 @@ func BenchmarkEvaluate(b *testing.B) {
 			get := func(key []byte) (fulcrum.Entry, error) { return fulcrum.Entry{}, nil }
 			b.ReportAllocs()
 			for b.Loop() {
-				if got, err := Evaluate(req, get, fulcrum.Version{Time: 1}, fulcrum.DefaultMaxValue); err != nil || len(got.Entries) != n {
-					b.Fatal(len(got.Entries), err)
+				if out, err := Evaluate(req, get, fulcrum.Version{Time: 1}, 0, fulcrum.DefaultMaxValue); err != nil || len(out.Entries) != n {
+					b.Fatal(len(out.Entries), err)
 				}
 			}
 		})

@@ -219,13 +219,13 @@ func appendOutcome(b []byte, o Outcome) []byte {
 	b = binary.AppendVarint(b, int64(o.Staleness))
 	b = binary.AppendUvarint(b, uint64(o.ClockBound))
 	b = binary.AppendUvarint(b, uint64(o.Hinted))
-	return binary.AppendUvarint(b, uint64(o.Repaired))
+	return binary.AppendVarint(binary.AppendUvarint(b, uint64(o.Repaired)), o.Clock)
 }
 
 func readOutcome(r *fulcrum.Reader) Outcome {
 	return Outcome{Given: readLevel(r), Position: readPosition(r), Leader: fulcrum.NodeID(r.String()),
 		Acks: int(r.Uvarint()), Needed: int(r.Uvarint()), Staleness: time.Duration(r.Varint()), ClockBound: time.Duration(r.Uvarint()),
-		Hinted: int(r.Uvarint()), Repaired: int(r.Uvarint())}
+		Hinted: int(r.Uvarint()), Repaired: int(r.Uvarint()), Clock: r.Varint()}
 }
 
 // AppendWriteReply appends rep. A result's Err travels as fulcrum.AppendError.

@@ -44,6 +44,7 @@ func TestCodecRoundTrips(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := WriteRequest{Level: anyLevel(t), Atomic: rapid.Bool().Draw(t, "atomic"), Writes: []fulcrum.Write{
 			{Op: fulcrum.OpPut, Key: anyBytes(t, "k"), Value: anyBytes(t, "v"), ExpireAt: 7, KeepTTL: true},
+			{Op: fulcrum.OpExpire, Key: anyBytes(t, "k"), TTL: 1 + rapid.Int64Range(0, 1<<40).Draw(t, "ttl")},
 			{Op: fulcrum.OpSetRange, If: fulcrum.IfValue, Key: anyBytes(t, "k"), Expect: anyBytes(t, "x"), Offset: rapid.Int64().Draw(t, "off")},
 			fulcrum.MergeOf(anyEntry(t)),
 		}}

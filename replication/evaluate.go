@@ -15,18 +15,18 @@ type Evaluation struct {
 }
 
 // Evaluate runs one request over what get returns. If every condition in If holds for
-// what stands there at the stamp's wall time, Writes run, else Else; each write sees
+// what stands there at now, which decides what has expired, Writes run, else Else; each write sees
 // what those before it left. Every stored entry but a merged one carries a version of
 // its own: stamp, then stamp.Next() ... get must return the same on every replica, and
 // stamp must be newer than anything stored. It changes nothing.
 //
 // When Atomic, a write that fails or whose own condition does not hold undoes the whole
 // branch: then only its Result says anything. An OpGet cannot fail.
-func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), stamp fulcrum.Version, maxValue int) (Evaluation, error) {
+func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), stamp fulcrum.Version, now int64, maxValue int) (Evaluation, error) {
 	out := Evaluation{Last: stamp}
 	writes := req.Writes
 	if len(req.If) > 0 {
-		holds, err := hold(req.If, get, int64(stamp.Time>>16))
+		holds, err := hold(req.If, get, now)
 		if err != nil {
 			return out, err
 		}
@@ -44,7 +44,7 @@ func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), sta
 				return Evaluation{Last: stamp}, err
 			}
 		}
-		res, evalErr := fulcrum.Evaluate(w, old, out.Last, maxValue)
+		res, evalErr := fulcrum.Evaluate(w, old, out.Last, now, maxValue)
 		res.Err = evalErr
 		out.Results[i] = res
 		switch {

@@ -145,6 +145,10 @@ type Outcome struct {
 	ClockBound time.Duration
 	Hinted     int
 	Repaired   int
+	// Clock is what the shard's own clock (Unix milliseconds, more or less) showed at
+	// the answer: the group has decided by it which entries are live, and their ExpireAt
+	// is on it. 0: there is none; wall clocks decide.
+	Clock int64
 }
 
 // Status is what a replica knows of its group.

@@ -65,7 +65,8 @@ type State interface {
 	// Scan calls f for entries (tombstones included) with start <= key < end in
 	// order, over one consistent view, until f returns false.
 	Scan(start, end []byte, f func(fulcrum.Entry) bool) error
-	// Apply stores entries and moves the applied position to index, in one step.
+	// Apply stores entries and moves the applied position to index, in one step. An
+	// entry that is nothing but a key removes what stands there.
 	// The State keeps the entries' slices: the caller must not modify them. Extra are
 	// small values stored in the same step (nil: none); a nil value removes its key. An
 	// extra whose key contains PieceMark may be one of many, and of some size: what the

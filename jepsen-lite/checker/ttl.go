@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"fulcrum/consistency"
 	"fulcrum/jepsen-lite/history"
 )
 
@@ -12,7 +13,17 @@ import (
 // beside the clocks being off.
 const ttlMargin = 50 * time.Millisecond
 
-// TTL judges values that expire. Expiry goes by wall clocks: the one that stamped the
+// In raft mode the log's clock decides, whatever wall clocks show: a value never goes too
+// soon. It may go late by what a change of leader takes, and where replicas are restarted
+// by what they had not put into the log. While a majority is down its clock may stand, and for how
+// long that was the check does not know: it then judges only what went too soon or came back.
+const (
+	logClockLate  = 2 * time.Second
+	logClockLost  = 30 * time.Second
+	logClockStood = 1000 * time.Hour
+)
+
+// TTL judges values that expire. In raft mode see logClockLate. Elsewhere expiry goes by wall clocks: the one that stamped the
 // write and the one that answers the read. Each may be off by Spec.Skew, so twice that
 // is allowed, and ttlMargin.
 //
@@ -29,9 +40,11 @@ type ttlKey struct {
 	c         contract
 	s         Spec
 	name      string
-	allow     time.Duration
-	mutations []int32 // that may have taken effect, by Invoke
-	reads     []int32 // by Invoke
+	allow     time.Duration // later than its time
+	early     time.Duration // sooner than its time
+	byLog     bool          // the log decides: what a linearizable read found expired, none finds later
+	mutations []int32       // that may have taken effect, by Invoke
+	reads     []int32       // by Invoke
 	writer    map[string]int32
 }
 
@@ -44,11 +57,27 @@ func runTTL(h *history.History, s Spec) Result {
 	if s.Skew == 0 && slices.ContainsFunc(s.Nemeses, func(n string) bool { return strings.Contains(n, "clock") }) {
 		t.unknown("clocks were put off and the run does not say how far")
 	}
-	allow := ttlMargin + 2*s.Skew
+	allow, early := ttlMargin+2*s.Skew, ttlMargin+2*s.Skew
+	byLog := s.Mode == consistency.Raft && !slices.ContainsFunc(s.Modes, func(m consistency.Mode) bool { return m != consistency.Raft })
+	if byLog {
+		early, allow = 0, logClockLate
+		restarts := func(n string) bool {
+			return strings.Contains(n, "kill") || strings.Contains(n, "restart") || strings.Contains(n, "disk")
+		}
+		all := func(n string) bool {
+			return strings.Contains(n, "kill-all") || strings.Contains(n, "kill-majority") || strings.Contains(n, "combined")
+		}
+		switch {
+		case slices.ContainsFunc(s.Nemeses, all):
+			allow = logClockStood
+		case slices.ContainsFunc(s.Nemeses, restarts):
+			allow += logClockLost
+		}
+	}
 	keys := byKey(h, func(op *history.Op) bool { return op.F != history.Scan && op.Outcome != history.Fail })
 	writes := 0
 	for n, name := range keys.names {
-		k := &ttlKey{tally: t, h: h, c: c, s: s, name: name, allow: allow, writer: map[string]int32{}}
+		k := &ttlKey{tally: t, h: h, c: c, s: s, name: name, allow: allow, early: early, byLog: byLog, writer: map[string]int32{}}
 		writes += k.collect(keys.ops(n))
 		k.judge()
 	}
@@ -105,7 +134,11 @@ func (k *ttlKey) found(w, r int32, gone map[int32]int32) {
 		k.add("expired-value", k.name, []int{int(w), int(r)}, "%s, %v after the end of its write with a time to live of %v", say(k.h, r), read.Invoke-write.Return, write.TTL)
 		return
 	}
-	if first, ok := gone[w]; ok && read.Invoke > k.h.Ops[first].Return+2*k.allow {
+	back := 2 * k.allow
+	if k.byLog && k.c.linear {
+		back = 0
+	}
+	if first, ok := gone[w]; ok && read.Invoke > k.h.Ops[first].Return+back {
 		k.add("undead", k.name, []int{int(w), int(first), int(r)}, "%s, although %s had found it expired", say(k.h, r), say(k.h, first))
 	}
 }
@@ -119,7 +152,7 @@ func (k *ttlKey) missing(w, r int32, gone map[int32]int32) {
 	if !had && !(k.c.durable && k.c.meets(k.s, read) && write.Outcome == history.OK && write.Return < read.Invoke) {
 		return
 	}
-	if write.Outcome == history.OK && read.Return < write.Invoke+write.TTL-k.allow {
+	if write.Outcome == history.OK && read.Return < write.Invoke+write.TTL-k.early {
 		k.add("early-expiry", k.name, []int{int(w), int(r)}, "%s, %v after the begin of %s with a time to live of %v", say(k.h, r), read.Return-write.Invoke, say(k.h, w), write.TTL)
 		return
 	}

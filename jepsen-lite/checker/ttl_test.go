@@ -4,35 +4,46 @@ import (
 	"testing"
 	"time"
 
+	"fulcrum/consistency"
 	"fulcrum/jepsen-lite/history"
 )
 
 func TestTTL(t *testing.T) {
-	skewed := linearRaft
+	linear, stale := linearRaft, staleRaft // by wall clocks
+	linear.Mode, stale.Mode = consistency.LeaderFollower, consistency.LeaderFollower
+	skewed := linear
 	skewed.Skew = 100 * time.Millisecond
+	logSkewed := linearRaft
+	logSkewed.Skew = 30 * time.Second
 	// Times to live of 1000 ms, with an allowance of 50.
 	live, gone := read(100, 101, "a", vsn(1)), read(2000, 2001, "")
 	w := write(0, 10, "a", vsn(1), lives(1000))
 	judgeRows(t, TTL(), []row{
-		{"live, then gone", linearRaft, []history.Op{w, live, gone}, Valid, nil, map[string]float64{"expiring_writes": 1, "reads_live": 1, "reads_expired": 1}},
-		{"within the allowance", linearRaft, []history.Op{w, live, read(1055, 1056, "a", vsn(1)), gone}, Valid, nil, nil},
-		{"read too late", linearRaft, []history.Op{w, live, read(1061, 1062, "a", vsn(1)), gone}, Invalid, []string{"expired-value"}, nil},
+		{"live, then gone", linear, []history.Op{w, live, gone}, Valid, nil, map[string]float64{"expiring_writes": 1, "reads_live": 1, "reads_expired": 1}},
+		{"within the allowance", linear, []history.Op{w, live, read(1055, 1056, "a", vsn(1)), gone}, Valid, nil, nil},
+		{"read too late", linear, []history.Op{w, live, read(1061, 1062, "a", vsn(1)), gone}, Invalid, []string{"expired-value"}, nil},
 		{"read too late, by clocks that may be off", skewed, []history.Op{w, live, read(1061, 1062, "a", vsn(1)), gone}, Valid, nil, nil},
 		{"read far too late, by clocks that may be off", skewed, []history.Op{w, live, read(1261, 1262, "a", vsn(1)), gone}, Invalid, []string{"expired-value"}, nil},
-		{"read too late at weak reads", staleRaft, []history.Op{w, live, read(1500, 1501, "a", vsn(1)), read(2000, 2001, "", vsn(1))}, Invalid, []string{"expired-value"}, nil},
-		{"gone too early", linearRaft, []history.Op{w, live, read(940, 945, ""), gone}, Invalid, []string{"early-expiry"}, nil},
-		{"gone early, within the allowance", linearRaft, []history.Op{w, live, read(940, 951, ""), gone}, Valid, nil, nil},
-		{"gone early, deleted", linearRaft, []history.Op{w, live, del(500, 501, vsn(2)), read(940, 945, ""), gone}, Unknown, nil, nil},
-		{"gone early, perhaps deleted", linearRaft, []history.Op{w, live, del(500, 501, unsure), read(940, 945, ""), gone}, Unknown, nil, nil},
-		{"missing at weak reads", staleRaft, []history.Op{w, live, read(940, 945, ""), read(2000, 2001, "", vsn(1))}, Valid, nil, nil},
-		{"gone too early at weak reads", staleRaft, []history.Op{w, live, read(940, 945, "", vsn(1)), read(2000, 2001, "", vsn(1))}, Invalid, []string{"early-expiry"}, nil},
-		{"back from the dead", linearRaft, []history.Op{write(0, 1000, "a", unsure, lives(1000)), write(0, 1, "b", vsn(1), lives(1000)), read(3, 4, "b", vsn(1)), read(1100, 1101, "", vsn(1)), read(1300, 1301, "b", vsn(1))},
+		{"read too late at weak reads", stale, []history.Op{w, live, read(1500, 1501, "a", vsn(1)), read(2000, 2001, "", vsn(1))}, Invalid, []string{"expired-value"}, nil},
+		{"gone too early", linear, []history.Op{w, live, read(940, 945, ""), gone}, Invalid, []string{"early-expiry"}, nil},
+		{"gone early, within the allowance", linear, []history.Op{w, live, read(940, 951, ""), gone}, Valid, nil, nil},
+		{"gone early, deleted", linear, []history.Op{w, live, del(500, 501, vsn(2)), read(940, 945, ""), gone}, Unknown, nil, nil},
+		{"gone early, perhaps deleted", linear, []history.Op{w, live, del(500, 501, unsure), read(940, 945, ""), gone}, Unknown, nil, nil},
+		{"missing at weak reads", stale, []history.Op{w, live, read(940, 945, ""), read(2000, 2001, "", vsn(1))}, Valid, nil, nil},
+		{"gone too early at weak reads", stale, []history.Op{w, live, read(940, 945, "", vsn(1)), read(2000, 2001, "", vsn(1))}, Invalid, []string{"early-expiry"}, nil},
+		{"back from the dead", linear, []history.Op{write(0, 1000, "a", unsure, lives(1000)), write(0, 1, "b", vsn(1), lives(1000)), read(3, 4, "b", vsn(1)), read(1100, 1101, "", vsn(1)), read(1300, 1301, "b", vsn(1))},
 			Invalid, []string{"expired-value"}, nil},
-		{"back from the dead, before its time", staleRaft, []history.Op{write(0, 900, "a", vsn(1), lives(1000)), read(1100, 1101, "", vsn(1)), read(1300, 1301, "a", vsn(1))}, Invalid, []string{"undead"}, nil},
-		{"back within the allowance", staleRaft, []history.Op{write(0, 900, "a", vsn(1), lives(1000)), read(1100, 1101, "", vsn(1)), read(1150, 1151, "a", vsn(1))}, Valid, nil, nil},
-		{"written again", linearRaft, []history.Op{w, live, gone, write(2100, 2101, "b", vsn(2)), read(2200, 2201, "b", vsn(2))}, Valid, nil, nil},
-		{"nothing seen to expire", linearRaft, []history.Op{w, live}, Unknown, nil, nil},
-		{"nothing seen to live", linearRaft, []history.Op{w, gone}, Unknown, nil, nil},
-		{"clocks off by nobody knows what", spoilt(linearRaft, "clock-bump"), []history.Op{w, live, gone}, Unknown, nil, nil},
+		{"back from the dead, before its time", stale, []history.Op{write(0, 900, "a", vsn(1), lives(1000)), read(1100, 1101, "", vsn(1)), read(1300, 1301, "a", vsn(1))}, Invalid, []string{"undead"}, nil},
+		{"back within the allowance", stale, []history.Op{write(0, 900, "a", vsn(1), lives(1000)), read(1100, 1101, "", vsn(1)), read(1150, 1151, "a", vsn(1))}, Valid, nil, nil},
+		{"written again", linear, []history.Op{w, live, gone, write(2100, 2101, "b", vsn(2)), read(2200, 2201, "b", vsn(2))}, Valid, nil, nil},
+		{"nothing seen to expire", linear, []history.Op{w, live}, Unknown, nil, nil},
+		{"nothing seen to live", linear, []history.Op{w, gone}, Unknown, nil, nil},
+		{"by the log, within its allowance", linearRaft, []history.Op{w, live, read(3005, 3006, "a", vsn(1)), read(3500, 3501, "")}, Valid, nil, nil},
+		{"by the log, too late", linearRaft, []history.Op{w, live, read(3011, 3012, "a", vsn(1)), read(3500, 3501, "")}, Invalid, []string{"expired-value"}, nil},
+		{"by the log, after all were down", spoilt(linearRaft, "kill-all"), []history.Op{w, live, read(20000, 20001, "a", vsn(1)), read(30000, 30001, "")}, Valid, nil, nil},
+		{"by the log, a little too early", linearRaft, []history.Op{w, live, read(990, 999, ""), gone}, Invalid, []string{"early-expiry"}, nil},
+		{"by the log, too early, though clocks were off", logSkewed, []history.Op{w, live, read(990, 999, ""), gone}, Invalid, []string{"early-expiry"}, nil},
+		{"by the log, back from the dead", linearRaft, []history.Op{w, live, read(1001, 1002, "", vsn(1)), read(1010, 1011, "a", vsn(1)), gone}, Invalid, []string{"undead"}, nil},
+		{"clocks off by nobody knows what", spoilt(linear, "clock-bump"), []history.Op{w, live, gone}, Unknown, nil, nil},
 	})
 }

@@ -105,9 +105,7 @@ func write(ctx context.Context, b api.Backend, call api.Call, rq workload.Reques
 	w := fulcrum.Write{Op: fulcrum.OpPut, Key: []byte(rq.Key), Value: []byte(rq.Value)}
 	switch rq.F {
 	case history.Write, history.Add:
-		if rq.TTL > 0 {
-			w.ExpireAt = b.Now() + rq.TTL.Milliseconds()
-		}
+		w.TTL = rq.TTL.Milliseconds()
 	case history.CAS:
 		w.If, w.At = fulcrum.IfVersion, rq.Expect
 		if rq.Expect.IsZero() {

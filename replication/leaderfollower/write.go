@@ -342,7 +342,7 @@ func (ev *evaluation) order(p *pending, term uint64) (rec record, ok bool) {
 	if !ev.newest.Less(stamp) {
 		stamp = fulcrum.Version{Time: ev.newest.Time + 1, Actor: g.env.Actor}
 	}
-	left, err := replication.Evaluate(p.req, ev.get, stamp, g.env.MaxValue)
+	left, err := replication.Evaluate(p.req, ev.get, stamp, stamp.Wall().UnixMilli(), g.env.MaxValue)
 	if err != nil {
 		g.mu.Lock()
 		p.finish(g.refuse(fulcrum.CodeDisk, "read before write: %v", err))

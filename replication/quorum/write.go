@@ -130,7 +130,7 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries
 		if foreign {
 			flags = flagRelay
 		}
-		res, err := fulcrum.Evaluate(w, old, stamp, g.env.MaxValue)
+		res, err := fulcrum.Evaluate(w, old, stamp, stamp.Wall().UnixMilli(), g.env.MaxValue)
 		if err != nil { // admit has checked it: a blind write cannot fail
 			return nil, nil, 0, g.errorf(fulcrum.CodeInternal, "evaluate: %w", err)
 		}

@@ -40,7 +40,8 @@ type core struct {
 	probes     sync.WaitGroup                 // steps of probe under way
 	yielded    atomic.Pointer[fulcrum.NodeID] // who leads in the place of this leader, whose disk stands still; see yield
 
-	campaigns bool // see Options.Campaign
+	campaigns bool                             // see Options.Campaign
+	expire    func(context.Context, *instance) // nil: nothing expires
 
 	failed  chan error    // the first error of the disk
 	renewal chan string   // why the instance must be replaced
@@ -300,6 +301,9 @@ func (c *core) live(ctx context.Context, in *instance) (why string, err error) {
 	wg.Go(func() { c.askLoop(inner, in) })
 	wg.Go(func() { c.watch(inner, in) })
 	wg.Go(func() { c.maintain(inner, in) })
+	if c.expire != nil {
+		wg.Go(func() { c.expire(inner, in) })
+	}
 	if c.campaigns {
 		wg.Go(func() { c.campaign(inner, in) })
 	}

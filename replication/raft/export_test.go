@@ -2,6 +2,7 @@ package raft
 
 import (
 	"context"
+	"time"
 
 	hraft "github.com/hashicorp/raft"
 
@@ -23,6 +24,9 @@ func (g *Group) Snapshot(ctx context.Context) error {
 func (r *Replica) Snapshot(ctx context.Context) error {
 	return r.core.snapshot(ctx, r.core.instance.Load())
 }
+
+// ShortenGrace lets tombstones go after d. Call it before Run.
+func (g *Group) ShortenGrace(d time.Duration) { g.keeper.grace, g.keeper.due.every = d, d/4 }
 
 // Renew replaces the library's instance.
 func (g *Group) Renew() { g.core.renew("a test asks for it") }

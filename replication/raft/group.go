@@ -63,7 +63,7 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if err != nil {
 		return nil, c.diskError(err)
 	}
-	c.machine, c.campaigns = k, opt.Campaign
+	c.machine, c.campaigns, c.expire = k, opt.Campaign, k.expireLoop
 	m, err := k.storedMeta()
 	if err != nil {
 		return nil, c.diskError(err)
@@ -128,7 +128,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 		given = req.Level
 	}
 	return replication.WriteReply{Results: results, Else: orElse, Outcome: replication.Outcome{
-		Given: given, Leader: g.env.Node, Acks: max(need, 1+g.core.peers.holding(a.index)), Needed: need,
+		Given: given, Leader: g.env.Node, Acks: max(need, 1+g.core.peers.holding(a.index)), Needed: need, Clock: g.keeper.estimate(),
 		Position: replication.Position{Term: a.term, Index: a.index},
 	}}, nil
 }
@@ -137,20 +137,24 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replication.ReadReply, error) {
 	var reply replication.ReadReply
 	out, err := g.answer(ctx, req.Level, req.Min, func() error {
+		now, err := g.readClock(ctx, req.Level)
+		if err != nil {
+			return err
+		}
 		reply.Entries = make([]fulcrum.Entry, 0, len(req.Keys))
 		for _, key := range req.Keys {
 			e, err := g.env.State.Get(key)
 			if err != nil {
 				return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
 			}
-			reply.Entries = append(reply.Entries, e)
+			reply.Entries = append(reply.Entries, judged(e, now))
 		}
 		return nil
 	})
 	if err != nil {
 		return replication.ReadReply{}, err
 	}
-	reply.Outcome = out
+	reply.Outcome, reply.Outcome.Clock = out, g.keeper.estimate()
 	return reply, nil
 }
 
@@ -160,11 +164,14 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if limit <= 0 {
 		limit = 1000
 	}
-	now := g.env.Now().UnixMilli()
 	var reply replication.ScanReply
 	out, err := g.answer(ctx, req.Level, req.Min, func() error {
+		now, err := g.readClock(ctx, req.Level)
+		if err != nil {
+			return err
+		}
 		reply.Entries, reply.More = nil, false
-		err := g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool {
+		err = g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool {
 			switch {
 			case !e.Live(now):
 				return true
@@ -185,7 +192,7 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if err != nil {
 		return replication.ScanReply{}, err
 	}
-	reply.Outcome = out
+	reply.Outcome, reply.Outcome.Clock = out, g.keeper.estimate()
 	return reply, nil
 }
 

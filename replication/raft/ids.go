@@ -314,9 +314,9 @@ func (t *idTable) changes(extra map[string][]byte) {
 }
 
 // once is evaluate for a request that may have come before.
-func (b *pending) once(req replication.WriteRequest, stamp fulcrum.Version) (any, error) {
+func (b *pending) once(req replication.WriteRequest, e entry) (any, error) {
 	if req.ID == "" {
-		return b.evaluate(req, stamp)
+		return b.evaluate(req, e)
 	}
 	sum := sumOf(req)
 	rec, known := b.ids.find(req.ID)
@@ -331,10 +331,10 @@ func (b *pending) once(req replication.WriteRequest, stamp fulcrum.Version) (any
 		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d request ids of the last minutes are remembered in this shard, and there is no room for more", b.ids.records).
 			WithHint("send fewer requests with an id, or spread the keys over more shards; without an id nothing is refused"), nil
 	}
-	answer, err := b.evaluate(req, stamp)
+	answer, err := b.evaluate(req, e)
 	if err != nil {
 		return nil, err
 	}
-	b.ids.add(idRecord{id: req.ID, sum: sum, outcome: encodeOutcome(req, answer)}, stamp)
+	b.ids.add(idRecord{id: req.ID, sum: sum, outcome: encodeOutcome(req, answer)}, e.stamp)
 	return answer, nil
 }

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -14,24 +15,30 @@ import (
 
 // The kinds of log entry.
 const (
-	entryBatch byte = iota + 1 // requests, in order
-	entryFence                 // the last entry that counts
+	entryBatch  byte = iota + 1 // requests, in order
+	entryFence                  // the last entry that counts
+	entryExpire                 // keys that are due
 )
 
 // entry is the content of one log entry: many requests under one stamp.
 type entry struct {
 	kind  byte
 	stamp fulcrum.Version // zero for a Replica
+	clock clockReading    // zero for a Replica
 	items [][]byte
 }
 
 func (e entry) encode() []byte {
-	size := 32
+	size := 64
 	for _, it := range e.items {
 		size += len(it) + 5
 	}
 	b := append(make([]byte, 0, size), e.kind)
-	b = uvarints(b, e.stamp.Time, uint64(e.stamp.Actor), uint64(len(e.items)))
+	b = uvarints(b, e.stamp.Time, uint64(e.stamp.Actor), e.clock.base, uint64(e.clock.now))
+	if e.clock.now > 0 { // the two clocks are close to each other, as a rule
+		b = binary.AppendVarint(b, e.clock.wall-e.clock.now/int64(time.Millisecond))
+	}
+	b = uvarints(b, uint64(len(e.items)))
 	for _, it := range e.items {
 		b = fulcrum.AppendBytes(b, it)
 	}
@@ -42,8 +49,12 @@ func decodeEntry(b []byte) (entry, error) {
 	r := fulcrum.NewReader(b)
 	e := entry{kind: r.Byte()}
 	e.stamp.Time, e.stamp.Actor = r.Uvarint(), uint32(r.Uvarint())
+	e.clock.base, e.clock.now = r.Uvarint(), int64(r.Uvarint())
+	if e.clock.now > 0 {
+		e.clock.wall = r.Varint() + e.clock.now/int64(time.Millisecond)
+	}
 	n := r.Uvarint()
-	if n > uint64(len(b)) || e.kind < entryBatch || e.kind > entryFence {
+	if n > uint64(len(b)) || e.kind < entryBatch || e.kind > entryExpire || e.clock.now < 0 {
 		return e, fmt.Errorf("log entry of kind %d with %d requests: %w", e.kind, n, fulcrum.ErrShort)
 	}
 	e.items = make([][]byte, 0, n)
@@ -251,6 +262,7 @@ func (c *core) commit(in *instance, batch []*request) error {
 	e := entry{kind: batch[0].kind}
 	if c.env.Clock != nil {
 		e.stamp = above(c.env.Clock.Next(), c.machine.floor())
+		e.clock = c.machine.reading(in.raft.CurrentTerm())
 	}
 	for _, q := range batch {
 		e.items = append(e.items, q.data)

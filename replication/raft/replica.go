@@ -247,6 +247,8 @@ func (d *driver) applied() uint64 {
 	return d.at
 }
 
+func (d *driver) reading(uint64) clockReading { return clockReading{} }
+
 func (d *driver) floor() fulcrum.Version { return fulcrum.Version{} }
 
 func (d *driver) apply(logs []*hraft.Log) []any {

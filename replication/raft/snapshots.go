@@ -22,6 +22,8 @@ type machine interface {
 	applied() uint64
 	// floor is what every stamp must be above.
 	floor() fulcrum.Version
+	// reading is the clock that an entry carries which is proposed now in term.
+	reading(term uint64) clockReading
 	// capture returns at once; persist then makes everything up to now durable,
 	// together with the meta.
 	capture() (persist func(snapshotMeta) error)

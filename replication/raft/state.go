@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	hraft "github.com/hashicorp/raft"
 
@@ -23,10 +24,12 @@ const (
 type progress struct {
 	last  fulcrum.Version      // the newest version made or merged
 	fence replication.Position // Index 0: open
+	clock clockState           // stands still behind the fence; the next epoch goes on from it
 }
 
 func (p progress) encode(e fulcrum.Epoch) []byte {
-	return uvarints(nil, uint64(e), p.last.Time, uint64(p.last.Actor), p.fence.Term, p.fence.Index)
+	return uvarints(nil, uint64(e), p.last.Time, uint64(p.last.Actor), p.fence.Term, p.fence.Index,
+		uint64(p.clock.now), p.clock.term, p.clock.last, p.clock.foreign)
 }
 
 func decodeProgress(b []byte, e fulcrum.Epoch) (progress, error) {
@@ -37,10 +40,14 @@ func decodeProgress(b []byte, e fulcrum.Epoch) (progress, error) {
 	epoch := fulcrum.Epoch(r.Uvarint())
 	p := progress{last: fulcrum.Version{Time: r.Uvarint(), Actor: uint32(r.Uvarint())}}
 	p.fence = replication.Position{Term: r.Uvarint(), Index: r.Uvarint()}
+	p.clock = clockState{now: int64(r.Uvarint()), term: r.Uvarint(), last: r.Uvarint(), foreign: r.Uvarint()}
 	if err := finish(r); err != nil {
 		return progress{}, fmt.Errorf("extra %q: %w", extraProgress, err)
 	}
-	if epoch != e {
+	switch {
+	case epoch+1 == e: // all who begin with this State have settled at its fence
+		return progress{clock: p.clock.inherited()}, nil
+	case epoch != e:
 		return progress{}, nil
 	}
 	return p, nil
@@ -63,14 +70,18 @@ type keeper struct {
 	changes *Changes
 	mu      sync.Mutex
 	prog    progress
+	at      uint64                               // the State's position that prog belongs to
 	base    fulcrum.Version                      // the floor
 	fence   atomic.Pointer[replication.Position] // non-nil: fenced
 	ids     *idTable                             // of the goroutine that applies
+	clock   logClock
+	due     schedule
+	grace   time.Duration // tombstoneGrace, but for tests: the same on every replica
 }
 
 // openKeeper opens the machine over what env.State holds; changes are filled from there.
 func openKeeper(c *core, env replication.Env, changes *Changes) (*keeper, error) {
-	k := &keeper{core: c, env: env, changes: changes}
+	k := &keeper{core: c, env: env, changes: changes, grace: tombstoneGrace, due: schedule{every: sweepEvery}}
 	b, err := env.State.Extra(extraProgress)
 	if err != nil {
 		return nil, err
@@ -79,7 +90,7 @@ func openKeeper(c *core, env replication.Env, changes *Changes) (*keeper, error)
 	if err != nil {
 		return nil, err
 	}
-	k.set(p)
+	k.begin(p)
 	if k.ids, err = openIDs(env); err != nil {
 		return nil, err
 	}
@@ -124,10 +135,17 @@ func (k *keeper) floor() fulcrum.Version {
 	return k.base
 }
 
-func (k *keeper) set(p progress) {
+// begin takes up a State that was opened or installed.
+func (k *keeper) begin(p progress) {
+	k.clock.restart(p.clock, time.Now())
+	k.set(p, k.applied())
+	k.due.restart()
+}
+
+func (k *keeper) set(p progress, at uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.prog = p
+	k.prog, k.at = p, at
 	k.closeAt(p.fence)
 }
 
@@ -180,12 +198,16 @@ func (k *keeper) apply(logs []*hraft.Log) []any {
 	k.closeAt(b.prog.fence)
 	extra := map[string][]byte{extraProgress: b.prog.encode(k.env.Epoch)}
 	k.ids.changes(extra)
+	if b.removed {
+		extra[replication.FloorKey] = []byte(b.prog.last.String())
+	}
 	if err := k.env.State.Apply(last, b.entries, extra); err != nil {
 		_ = k.core.store.broken(fmt.Sprintf("apply up to entry %d", last), err)
 		return make([]any, len(logs))
 	}
-	k.set(b.prog)
+	k.set(b.prog, last)
 	k.changes.add(told, place{k.env.Epoch, last}, b.prog.fence.Index > 0)
+	k.scheduleApplied(&b)
 	if k.env.Clock != nil {
 		_ = k.env.Clock.Observe(b.prog.last) // too far ahead: apply raises stamps anyway
 	}
@@ -201,13 +223,20 @@ type pending struct {
 
 	events []fulcrum.Event // of the entry under way, in order; nil when they are too large
 	size   int             // of events, also of those that are too large
+
+	removed  bool            // some key was taken out of the State
+	expiring int             // keys listed by entries that expire keys
+	early    []fulcrum.Entry // listed, but not due
 }
 
 // eventOverhead is about what an event takes besides its key and value.
 const eventOverhead = 96
 
-// tell notes a change.
+// tell notes a change. When a tombstone goes itself is nobody's business.
 func (b *pending) tell(e fulcrum.Event) {
+	if e.Entry.Tombstone {
+		e.Entry.ExpireAt = 0
+	}
 	b.size += len(e.Entry.Key) + len(e.Entry.Value) + eventOverhead
 	if b.size > b.core.tuning.ChangeBytes {
 		b.events = nil
@@ -225,13 +254,22 @@ func (b *pending) told(at place, bytes int) record {
 
 func (b *pending) get(key []byte) (fulcrum.Entry, error) {
 	if i, ok := b.fresh[string(key)]; ok {
-		return b.entries[i], nil
+		if e := b.entries[i]; !e.Version.IsZero() {
+			return e, nil
+		}
+		return fulcrum.Entry{}, nil // removed
 	}
 	return b.env.State.Get(key)
 }
 
+// put stores what a write has left, and tells it.
 func (b *pending) put(e fulcrum.Entry) {
 	b.tell(fulcrum.Event{Entry: e})
+	b.store(e)
+}
+
+// store stores e, or removes what stands at its key when it is nothing but that.
+func (b *pending) store(e fulcrum.Entry) {
 	if b.prog.last.Less(e.Version) {
 		b.prog.last = e.Version
 	}
@@ -261,13 +299,24 @@ func (b *pending) entry(l *hraft.Log) (*entryResult, error) {
 		return res, nil
 	}
 	b.ids.advance(e.stamp)
+	own := b.env.Clock != nil && e.stamp.Actor == b.env.Actor
+	if b.prog.clock.pass(e.clock, l.Term, l.Index); e.clock.now > 0 {
+		b.keeper.clock.applied(b.prog.clock, e.clock, own, time.Now())
+	}
 	for _, item := range e.items {
+		if e.kind == entryExpire {
+			if err := b.expire(item, e.stamp); err != nil {
+				return nil, err
+			}
+			res.items = append(res.items, nil)
+			continue
+		}
 		req, err := decodeRequest(item)
 		if err != nil {
 			res.items = append(res.items, error(&fulcrum.Error{Code: fulcrum.CodeInternal, Detail: err.Error()}))
 			continue
 		}
-		answer, err := b.once(req, e.stamp)
+		answer, err := b.once(req, e)
 		if err != nil {
 			return nil, err
 		}
@@ -288,9 +337,11 @@ func above(stamp, v fulcrum.Version) fulcrum.Version {
 // elseRan is the results of a request whose conditions did not hold.
 type elseRan []fulcrum.Result
 
-// evaluate returns the results of req, as []fulcrum.Result or elseRan.
-func (b *pending) evaluate(req replication.WriteRequest, stamp fulcrum.Version) (any, error) {
-	stamp = above(stamp, b.prog.last)
+// evaluate returns the results of req, which stands in e, as []fulcrum.Result or elseRan.
+func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
+	stamp, now := above(e.stamp, b.prog.last), b.prog.clock.millis()
+	req.Writes = onLogClock(req.Writes, b.prog.clock, e.clock.wall)
+	req.Else = onLogClock(req.Else, b.prog.clock, e.clock.wall)
 	for _, list := range [][]fulcrum.Write{req.Writes, req.Else} {
 		for _, w := range list {
 			old, err := b.get(w.Key)
@@ -300,12 +351,15 @@ func (b *pending) evaluate(req replication.WriteRequest, stamp fulcrum.Version) 
 			stamp = above(stamp, old.Version)
 		}
 	}
-	ev, err := replication.Evaluate(req, b.get, stamp, b.env.MaxValue)
+	ev, err := replication.Evaluate(req, b.get, stamp, now, b.env.MaxValue)
 	if err != nil {
 		return nil, err
 	}
 	for _, e := range ev.Entries {
-		b.put(e)
+		b.put(b.tombstone(e))
+	}
+	for i := range ev.Results {
+		ev.Results[i].Entry = judged(ev.Results[i].Entry, now)
 	}
 	if ev.Else {
 		return elseRan(ev.Results), nil

@@ -134,7 +134,7 @@ func (k *keeper) install(m snapshotMeta, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	k.set(p)
+	k.begin(p)
 	k.ids = ids
 	if err := k.readFloor(); err != nil {
 		return err

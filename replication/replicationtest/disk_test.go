@@ -79,7 +79,9 @@ func TestStateCrashLeavesTheLastWholePosition(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := next.Install(40, nil, func(put func(fulcrum.Entry) error) error { return put(fulcrum.Entry{Key: []byte("only")}) }); err != nil {
+	if err := next.Install(40, nil, func(put func(fulcrum.Entry) error) error {
+		return put(fulcrum.Entry{Key: []byte("only"), Version: fulcrum.Version{Time: 1}})
+	}); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0

@@ -117,7 +117,14 @@ func (s *State) Scan(start, end []byte, f func(fulcrum.Entry) bool) error {
 	return nil
 }
 
+// put stores e; one that is nothing but a key removes what stands there.
 func (p *picture) put(e fulcrum.Entry) {
+	if e.Version.IsZero() && !e.Tombstone && len(e.Value) == 0 && e.ExpireAt == 0 {
+		if old, had := p.tree.Delete(e); had {
+			p.bytes -= int64(len(old.Key) + len(old.Value))
+		}
+		return
+	}
 	old, had := p.tree.Set(e)
 	if had {
 		p.bytes -= int64(len(old.Key) + len(old.Value))

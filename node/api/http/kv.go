@@ -117,13 +117,13 @@ func (h *handler) putKey(w nethttp.ResponseWriter, r *nethttp.Request, keyspace 
 	if err == nil {
 		ttl, ttlErr := ttlOf(q)
 		if err = ttlErr; ttl > 0 {
-			write.ExpireAt = h.Backend.Now() + ttl.Milliseconds()
+			write.TTL = ttl.Milliseconds()
 		}
 	}
 	if err == nil {
 		write.KeepTTL, err = boolOf(q, "keep_ttl")
 	}
-	if err == nil && write.KeepTTL && write.ExpireAt != 0 {
+	if err == nil && write.KeepTTL && write.TTL != 0 {
 		err = fulcrum.Errorf(fulcrum.CodeInvalid, "ttl and keep_ttl in one request")
 	}
 	if err == nil {

@@ -27,18 +27,29 @@ func parseUnit(arg []byte) (timeUnit, bool) {
 	return timeUnit{}, false
 }
 
-// expiry reads the expiry of SET and GETEX, which must be positive, and returns
-// Unix milliseconds.
-func (c *conn) expiry(arg []byte, u timeUnit, name string) (int64, error) {
+// expiry reads the expiry of SET and GETEX, which must be positive, into w. A
+// relative one stays relative: it counts from when the write takes effect, by the
+// clock of whoever orders it.
+func (c *conn) expiry(w *fulcrum.Write, arg []byte, u timeUnit, name string) error {
 	n, ok := parseInt(arg)
 	if !ok {
-		return 0, errNotInteger
+		return errNotInteger
 	}
 	at, ok := u.from(n, c.s.backend.Now())
 	if n <= 0 || !ok {
-		return 0, invalidExpire(name)
+		return invalidExpire(name)
 	}
-	return at, nil
+	u.set(w, n, at)
+	return nil
+}
+
+// set makes w expire at n, which is at in Unix milliseconds and in the future.
+func (u timeUnit) set(w *fulcrum.Write, n, at int64) {
+	if u.absolute {
+		w.ExpireAt = at
+		return
+	}
+	w.TTL = n * u.scale
 }
 
 func invalidExpire(name string) error {
@@ -73,34 +84,39 @@ func expireWrite(u timeUnit, name string) func(*conn, [][]byte, *fulcrum.Write) 
 		if len(args) > 3 {
 			return nil, 0, errAlone
 		}
-		at, err := c.expireAt(args[2], u, name)
+		n, at, err := c.expireAt(args[2], u, name)
 		if err != nil {
 			return nil, 0, err
 		}
-		c.expireTo(w, args[1], at)
+		c.expireTo(w, args[1], u, n, at)
 		return replyApplied, 0, nil
 	}
 }
 
-// expireAt reads the time of EXPIRE, which may lie in the past.
-func (c *conn) expireAt(arg []byte, u timeUnit, name string) (int64, error) {
+// expireAt reads the time of EXPIRE, which may lie in the past: as it is, and in Unix
+// milliseconds.
+func (c *conn) expireAt(arg []byte, u timeUnit, name string) (n, at int64, err error) {
 	n, ok := parseInt(arg)
 	if !ok {
-		return 0, errNotInteger
+		return 0, 0, errNotInteger
 	}
-	at, ok := u.from(n, c.s.backend.Now())
+	at, ok = u.from(n, c.s.backend.Now())
 	if !ok {
-		return 0, invalidExpire(name)
+		return 0, 0, invalidExpire(name)
 	}
-	return at, nil
+	return n, at, nil
 }
 
-// expireTo makes w set the expiry of a live key; one in the past deletes it.
-func (c *conn) expireTo(w *fulcrum.Write, key []byte, at int64) {
-	w.Key, w.Op, w.ExpireAt = key, fulcrum.OpExpire, at
-	if at <= c.s.backend.Now() {
-		w.Op, w.If, w.ExpireAt = fulcrum.OpDelete, fulcrum.IfPresent, 0
+// expireTo makes w set the expiry of a live key to n, which is at in Unix
+// milliseconds; one in the past deletes it.
+func (c *conn) expireTo(w *fulcrum.Write, key []byte, u timeUnit, n, at int64) {
+	w.Key = key
+	if u.absolute && at <= c.s.backend.Now() || !u.absolute && n <= 0 {
+		w.Op, w.If = fulcrum.OpDelete, fulcrum.IfPresent
+		return
 	}
+	w.Op = fulcrum.OpExpire
+	u.set(w, n, at)
 }
 
 // expireRun is EXPIRE with NX, XX, GT or LT. The condition is on the expiry, which
@@ -108,7 +124,7 @@ func (c *conn) expireTo(w *fulcrum.Write, key []byte, at int64) {
 // version that it has read still stands: nothing can come between.
 func expireRun(u timeUnit, name string) func(*conn, [][]byte) {
 	return func(c *conn, args [][]byte) {
-		at, err := c.expireAt(args[2], u, name)
+		n, at, err := c.expireAt(args[2], u, name)
 		if err != nil {
 			c.fail(err)
 			return
@@ -130,7 +146,7 @@ func expireRun(u timeUnit, name string) func(*conn, [][]byte) {
 				return
 			}
 			var w fulcrum.Write
-			c.expireTo(&w, args[1], at)
+			c.expireTo(&w, args[1], u, n, at)
 			w.If, w.At = fulcrum.IfVersion, e.Version
 			res, err := c.one(w)
 			if err != nil {

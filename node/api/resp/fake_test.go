@@ -132,7 +132,7 @@ func (f *fake) Write(ctx context.Context, c api.Call, ws []fulcrum.Write) ([]ful
 		old, was := data[string(w.Key)]
 		f.stamp++
 		r.Version = fulcrum.Version{Time: uint64(f.now)<<16 + f.stamp, Actor: 1}
-		res, err := fulcrum.Evaluate(w, old, r.Version, f.Limits().MaxValue)
+		res, err := fulcrum.Evaluate(w, old, r.Version, f.now, f.Limits().MaxValue)
 		if err == nil {
 			err = f.refuse[string(w.Key)]
 		}

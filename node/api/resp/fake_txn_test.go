@@ -71,7 +71,7 @@ func (f *fake) Txn(ctx context.Context, c api.Call, t api.Txn) (api.TxnReply, co
 	for _, w := range branch {
 		f.stamp++
 		r.Version = fulcrum.Version{Time: uint64(f.now)<<16 + f.stamp, Actor: 1}
-		res, err := fulcrum.Evaluate(w, data[string(w.Key)], r.Version, f.Limits().MaxValue)
+		res, err := fulcrum.Evaluate(w, data[string(w.Key)], r.Version, f.now, f.Limits().MaxValue)
 		res.Err = err
 		rep.Results = append(rep.Results, res)
 		switch {

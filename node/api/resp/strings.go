@@ -153,15 +153,14 @@ func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 			if !ok || timed || w.KeepTTL || i+1 == len(args) {
 				return nil, 0, errSyntax
 			}
-			at, err := c.expiry(args[i+1], unit, "set")
-			if err != nil {
+			if err := c.expiry(w, args[i+1], unit, "set"); err != nil {
 				return nil, 0, err
 			}
-			timed, w.ExpireAt = true, at
+			timed = true
 			i++
 		}
 	}
-	if timed && w.ExpireAt <= c.s.backend.Now() { // set and gone at once: only the condition and the past count
+	if w.ExpireAt != 0 && w.ExpireAt <= c.s.backend.Now() { // set and gone at once: only the condition and the past count
 		w.Op, w.Value, w.ExpireAt = fulcrum.OpDelete, nil, 0
 		if get && w.If == fulcrum.IfAlways {
 			w.If = fulcrum.IfPresent
@@ -185,9 +184,8 @@ func writeSetNX(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, er
 
 func writeSetEX(unit int64, name string) func(*conn, [][]byte, *fulcrum.Write) (writeReply, int64, error) {
 	return func(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-		at, err := c.expiry(args[2], timeUnit{scale: unit}, name)
-		w.Op, w.Key, w.Value, w.ExpireAt = fulcrum.OpPut, args[1], args[3], at
-		return replyOK, 0, err
+		w.Op, w.Key, w.Value = fulcrum.OpPut, args[1], args[3]
+		return replyOK, 0, c.expiry(w, args[2], timeUnit{scale: unit}, name)
 	}
 }
 
@@ -243,15 +241,13 @@ func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, er
 	if !ok || len(args) != 4 {
 		return nil, 0, errSyntax
 	}
-	at, err := c.expiry(args[3], unit, "getex")
-	if err != nil {
+	if err := c.expiry(w, args[3], unit, "getex"); err != nil {
 		return nil, 0, err
 	}
-	if at <= c.s.backend.Now() {
-		w.Op, w.If = fulcrum.OpDelete, fulcrum.IfPresent
+	if w.ExpireAt != 0 && w.ExpireAt <= c.s.backend.Now() {
+		w.Op, w.If, w.ExpireAt = fulcrum.OpDelete, fulcrum.IfPresent, 0
 		return replyOld, 0, nil
 	}
-	w.ExpireAt = at
 	return replyValue, 0, nil
 }
 

@@ -97,7 +97,7 @@ func (b *Backend) run(s *space, t api.Txn) api.TxnReply {
 	rep.Results = make([]fulcrum.Result, len(branch))
 	var events []fulcrum.Event
 	for i, w := range branch {
-		res, err := fulcrum.Evaluate(w, entries[string(w.Key)], b.clock.Next(), b.Limits().MaxValue)
+		res, err := fulcrum.Evaluate(w, entries[string(w.Key)], b.clock.Next(), b.Now(), b.Limits().MaxValue)
 		res.Err = err
 		rep.Results[i] = res
 		switch {
