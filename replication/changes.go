@@ -14,10 +14,10 @@ type Watcher interface {
 	// Changes returns what changed behind req.After, in order, whole log entries at a
 	// time and at most about req.Limit bytes; with nothing to tell it waits for something,
 	// for req.Wait or until ctx ends, and then returns no events. The zero After means:
-	// behind everything that was acknowledged before the call; it comes back at once, from
-	// a leader alone (others answer CodeNotLeader). Changes that are no longer kept are
-	// CodeCompacted. Every replica can answer for any other After, whoever gave it out; one
-	// that is behind waits, and one that follows no leader says CodeNotLeader.
+	// behind everything that was acknowledged before the call; it comes back at once.
+	// Changes that are no longer kept are CodeCompacted. Every replica can answer for any
+	// After, whoever gave it out; one that is behind waits, and one that follows no leader
+	// says CodeNotLeader.
 	Changes(ctx context.Context, req ChangesRequest) (ChangesReply, error)
 }
 

@@ -28,7 +28,6 @@ func Watches() Check { return Check{Name: "watch", Run: runWatches} }
 type event struct {
 	key, value string // value empty: it was deleted
 	version    fulcrum.Version
-	op         int // in which operation it was told
 }
 
 // watchChain is one watch.
@@ -43,7 +42,7 @@ type watchChain struct {
 // telling is what was told up to some point.
 type telling struct {
 	newest map[string]fulcrum.Version // by key
-	events map[event]bool             // op is 0
+	events map[event]bool
 }
 
 func (t telling) clone() telling {

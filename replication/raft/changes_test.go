@@ -78,8 +78,14 @@ type told struct {
 }
 
 func (w *told) run(t *testing.T, c *replicationtest.Cluster, r *rand.Rand, after consistency.Mark, upTo *atomic.Pointer[consistency.Mark]) {
+	stuck := time.Now().Add(5 * time.Minute) // virtual time
 	at := c.IDs[0]
+	last := map[fulcrum.NodeID]error{}
 	for batch := 0; ; batch++ {
+		if time.Now().After(stuck) {
+			t.Errorf("a watch is stuck behind %+v: %v", after, last)
+			return
+		}
 		if end := upTo.Load(); end != nil && after.Compare(*end) >= 0 {
 			return
 		}
@@ -88,7 +94,7 @@ func (w *told) run(t *testing.T, c *replicationtest.Cluster, r *rand.Rand, after
 			w.moves++
 		}
 		rep, err := changes(c, at, replication.ChangesRequest{After: after, Limit: 500, Wait: 300 * time.Millisecond})
-		if err != nil {
+		if last[at] = err; err != nil {
 			at = c.IDs[r.IntN(len(c.IDs))]
 			time.Sleep(5 * time.Millisecond)
 			continue
@@ -108,7 +114,7 @@ func (w *told) run(t *testing.T, c *replicationtest.Cluster, r *rand.Rand, after
 
 func watchChaos(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 7))
-	c := replicationtest.NewCluster(t, 3, opener(raft.Tuning{TrailingEntries: 16, SnapshotEntries: 64, SnapshotEvery: 2 * time.Second}), replicationtest.Options{})
+	c := replicationtest.NewCluster(t, 3, opener(raft.Tuning{SnapshotEntries: 64, SnapshotEvery: 2 * time.Second}), replicationtest.Options{})
 	defer c.Close()
 	c.Net.Latency(time.Millisecond)
 	start := now(t, c)
@@ -157,7 +163,12 @@ func watchChaos(t *testing.T, seed uint64) {
 		case 0:
 			c.Net.Isolate(c.IDs[rnd.IntN(3)])
 		case 1:
+			// A restart forgets. Were watches behind when a second replica forgets, all
+			// might have: so they get time to catch up, before and after.
+			c.Net.Heal()
+			time.Sleep(3 * time.Second)
 			c.Restart(c.IDs[rnd.IntN(3)])
+			time.Sleep(3 * time.Second)
 		case 2:
 			ctx, cancel := within(time.Second)
 			_ = c.Group(c.IDs[rnd.IntN(3)]).HandOver(ctx)
