@@ -49,6 +49,7 @@ type Write struct {
 	If        If
 	KeepTTL   bool // OpPut keeps the key's expiry instead of taking TTL or ExpireAt
 	Tombstone bool // OpMerge only
+	Quiet     bool // who asks needs no more of the Result than Applied, Err and the Entry's version
 	Key       []byte
 	Value     []byte
 	Expect    []byte  // IfValue
@@ -292,6 +293,9 @@ func AppendWrite(b []byte, w Write) []byte {
 	if w.Tombstone {
 		flags |= 2
 	}
+	if w.Quiet {
+		flags |= 8
+	}
 	expiry := w.ExpireAt
 	if w.TTL > 0 { // at most one of the two is set: they share a field
 		flags |= 4
@@ -320,7 +324,7 @@ func DecodeWrite(b []byte) (Write, []byte, error) {
 	var w Write
 	w.Op, w.If = Op(r.Byte()), If(r.Byte())
 	flags := r.Byte()
-	w.KeepTTL, w.Tombstone = flags&1 != 0, flags&2 != 0
+	w.KeepTTL, w.Tombstone, w.Quiet = flags&1 != 0, flags&2 != 0, flags&8 != 0
 	if expiry := r.Varint(); flags&4 != 0 {
 		w.TTL = expiry
 	} else {

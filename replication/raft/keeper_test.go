@@ -40,7 +40,7 @@ func anyEntry(t *rapid.T, index uint64) *hraft.Log {
 		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
 		for range rapid.IntRange(1, 3).Draw(t, "writes") {
 			w := fulcrum.Write{Op: draws(t, "op", fulcrum.OpPut, fulcrum.OpDelete, fulcrum.OpAdd, fulcrum.OpAppend, fulcrum.OpMerge),
-				If: draws(t, "if", fulcrum.IfAlways, fulcrum.IfAbsent, fulcrum.IfPresent), Key: []byte(draws(t, "key", "a", "b", "c")), Value: []byte(draws(t, "value", "1", "22"))}
+				If: draws(t, "if", fulcrum.IfAlways, fulcrum.IfAbsent, fulcrum.IfPresent), Key: []byte(draws(t, "key", "a", "b", "c")), Value: []byte(draws(t, "value", "1", "22")), Quiet: rapid.Bool().Draw(t, "quiet")}
 			if w.Op == fulcrum.OpMerge {
 				w.If, w.At = fulcrum.IfAlways, fulcrum.Version{Time: uint64(rapid.IntRange(1, 99).Draw(t, "at")), Actor: 9}
 			}
@@ -256,4 +256,79 @@ func TestLibraryMessagesBecomeDebugMessages(t *testing.T) {
 	if m["level"] != "DEBUG" || m["servers"] != "1 of 3" || m["group"] != 7.0 {
 		t.Errorf("logged %v", m)
 	}
+}
+
+// What a request leaves does not depend on whether its replica looked at what stood
+// there before: not on Quiet, nor on the floor that a replica happens to know.
+func TestUnseenWritesLeaveTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		floor := fulcrum.Version{Time: uint64(rapid.IntRange(0, 60).Draw(t, "floor"))}
+		past := fulcrum.Entry{Key: []byte("a"), Value: []byte("past"), Version: fulcrum.Version{Time: uint64(rapid.IntRange(1, 60).Draw(t, "past"))}}
+		states := make([]*replicationtest.State, 3)
+		keepers := make([]*keeper, 3)
+		for i := range states {
+			states[i] = replicationtest.NewState()
+			if err := states[i].Apply(1, []fulcrum.Entry{past}, nil); err != nil {
+				t.Fatal(err)
+			}
+			keepers[i] = newKeeper(t, states[i])
+			keepers[i].base = past.Version // what node.host leaves there
+		}
+		if keepers[1].base.Less(floor) {
+			keepers[1].base = floor // more than there is, as after a purge
+		}
+		for i := range rapid.IntRange(1, 20).Draw(t, "entries") {
+			l := anyEntry(t, uint64(i+2))
+			loud := *l
+			e, err := decodeEntry(l.Data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, item := range e.items {
+				req, err := decodeRequest(item)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range req.Writes {
+					req.Writes[i].Quiet = false
+				}
+				req.ID = "" // its sum covers Quiet
+				e.items[i] = encodeRequest(req)
+			}
+			loud.Data = e.encode()
+			for i, item := range e.items {
+				req, _ := decodeRequest(item)
+				req.Writes = quiet(req.Writes)
+				e.items[i] = encodeRequest(req)
+			}
+			hushed := *l
+			hushed.Data = e.encode()
+			keepers[0].apply([]*hraft.Log{&hushed})
+			keepers[1].apply([]*hraft.Log{&hushed})
+			keepers[2].apply([]*hraft.Log{&loud})
+		}
+		for i := 1; i < 3; i++ {
+			if got, want := dump(t, states[i]), dump(t, states[0]); !reflect.DeepEqual(got, want) {
+				t.Fatalf("replica %d holds\n%v\nwant\n%v", i, got, want)
+			}
+		}
+	})
+}
+
+func quiet(ws []fulcrum.Write) []fulcrum.Write {
+	for i := range ws {
+		ws[i].Quiet = true
+	}
+	return ws
+}
+
+func dump(t *rapid.T, st *replicationtest.State) (all []fulcrum.Entry) {
+	err := st.Scan(nil, nil, func(e fulcrum.Entry) bool {
+		all = append(all, e)
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

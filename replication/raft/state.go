@@ -342,6 +342,9 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 	stamp, now := above(e.stamp, b.prog.last), b.prog.clock.millis()
 	req.Writes = onLogClock(req.Writes, b.prog.clock, e.clock.wall)
 	req.Else = onLogClock(req.Else, b.prog.clock, e.clock.wall)
+	if b.unseen(req, stamp) {
+		return b.putAll(req.Writes, stamp, now), nil
+	}
 	for _, list := range [][]fulcrum.Write{req.Writes, req.Else} {
 		for _, w := range list {
 			old, err := b.get(w.Key)
@@ -365,6 +368,36 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 		return elseRan(ev.Results), nil
 	}
 	return ev.Results, nil
+}
+
+// unseen reports whether req can be evaluated without a look at what stands at its
+// keys: it puts values whatever that is, nobody asks what it was, and stamp is newer
+// than all that stands here. All versions of this epoch are at most prog.last, those
+// from before it at most the floor. Where replicas' floors differ some look, and find
+// what the others know: nothing newer than stamp. What req leaves is the same.
+func (b *pending) unseen(req replication.WriteRequest, stamp fulcrum.Version) bool {
+	if req.ID != "" || req.Transaction() || !b.floor().Less(stamp) {
+		return false
+	}
+	for _, w := range req.Writes {
+		if w.Op != fulcrum.OpPut || !w.Quiet || !w.Blind() || len(w.Value) > b.env.MaxValue {
+			return false
+		}
+	}
+	return true
+}
+
+// putAll is evaluate for unseen writes.
+func (b *pending) putAll(ws []fulcrum.Write, stamp fulcrum.Version, now int64) []fulcrum.Result {
+	results := make([]fulcrum.Result, len(ws))
+	for i, w := range ws {
+		e := fulcrum.Entry{Key: w.Key, Value: w.Value, Version: stamp, ExpireAt: w.Expiry(now)}
+		b.put(e)
+		e.Key, e.Value = nil, nil
+		results[i] = fulcrum.Result{Applied: true, Entry: judged(e, now)}
+		stamp = stamp.Next()
+	}
+	return results
 }
 
 // encodeRequest is a WriteRequest as it stands in an entry; its level does not matter.

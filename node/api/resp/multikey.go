@@ -129,6 +129,9 @@ func runMSet(c *conn, args [][]byte) {
 		c.fail(err)
 		return
 	}
+	for i := range ws {
+		ws[i].Quiet = true
+	}
 	done, err := c.writeAll(ks, ws, func(*fulcrum.Result) {})
 	if err != nil {
 		c.fail(partly(done, err))

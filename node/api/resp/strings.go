@@ -174,6 +174,7 @@ func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 	case w.If != fulcrum.IfAlways:
 		return replyIfApplied, 0, nil
 	}
+	w.Quiet = true
 	return replyOK, 0, nil
 }
 
@@ -184,7 +185,7 @@ func writeSetNX(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, er
 
 func writeSetEX(unit int64, name string) func(*conn, [][]byte, *fulcrum.Write) (writeReply, int64, error) {
 	return func(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-		w.Op, w.Key, w.Value = fulcrum.OpPut, args[1], args[3]
+		w.Op, w.Key, w.Value, w.Quiet = fulcrum.OpPut, args[1], args[3], true
 		return replyOK, 0, c.expiry(w, args[2], timeUnit{scale: unit}, name)
 	}
 }
