@@ -138,6 +138,11 @@ func TestWatch(t *testing.T) {
 		c.launch(name)
 	}
 	w.interrupt()
+	for range 12 { // more than a replica keeps of a shard
+		if _, err := c.client().Put(t.Context(), "cp", "user:3", make([]byte, 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.refused(exitFailed, []string{"no longer kept", "without --after"}, "watch", "-k", "cp", "user:", "--after", first.After)
 	c.refused(exitUsage, []string{"no watch", "--mode raft"}, "watch", "-k", "ap")
 	c.refused(exitUsage, []string{"not a position"}, "watch", "-k", "cp", "--after", "nonsense")
