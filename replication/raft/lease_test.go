@@ -200,11 +200,12 @@ func TestAnOldTransferDoesNotEndANewLease(t *testing.T) {
 		ctx, cancel := within(500 * time.Millisecond)
 		_ = c.Group(a).HandOver(ctx) // fails: nobody hears of it
 		cancel()
+		time.Sleep(3 * time.Second)
+		c.Net.OnCall(nil)
+		synctest.Wait() // for what was sent before that
 		if heir == "" {
 			t.Fatal("no TimeoutNow was sent")
 		}
-		time.Sleep(3 * time.Second)
-		c.Net.OnCall(nil)
 		if l := leader(t, c); l != a {
 			t.Fatalf("%s leads", l)
 		}

@@ -376,7 +376,7 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 // from before it at most the floor. Where replicas' floors differ some look, and find
 // what the others know: nothing newer than stamp. What req leaves is the same.
 func (b *pending) unseen(req replication.WriteRequest, stamp fulcrum.Version) bool {
-	if req.ID != "" || req.Transaction() || !b.floor().Less(stamp) {
+	if req.ID != "" || req.Transaction() || stamp.Time <= b.floor().Time { // as above compares
 		return false
 	}
 	for _, w := range req.Writes {
