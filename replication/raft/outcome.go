@@ -114,8 +114,10 @@ func (b *pending) again(req replication.WriteRequest, rec idRecord) (any, error)
 			return nil, err
 		}
 		if now.Version != at.Version {
-			return fulcrum.Errorf(fulcrum.CodeConflict, "request id %q was answered before, with the value of version %s of %q, which is gone", string(req.ID), at.Version, at.Key).
-				WithHint("it has taken effect once and will not again; read the key"), nil
+			e := fulcrum.Errorf(fulcrum.CodeConflict, "request id %q was answered before, with the value of version %s of %q, which is gone", string(req.ID), at.Version, at.Key).
+				WithHint("it has taken effect once and will not again; read the key")
+			e.Maybe = true // nobody may call it "not done"
+			return e, nil
 		}
 		at.Value = now.Value
 	}
