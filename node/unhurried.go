@@ -17,7 +17,7 @@ import (
 // A message that is held back is like one on a slow link: nothing rests on its speed
 // but the time after which a follower asks for an election, which is many times longer.
 const (
-	unhurriedDelay = 50 * time.Millisecond
+	unhurriedDelay = 100 * time.Millisecond
 	unhurriedMost  = 1024                   // messages in one frame
 	unhurriedLimit = 200 * time.Millisecond // how long one of them may take over there before the others are answered without it
 )

@@ -24,6 +24,7 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		MemTableStopWritesThreshold: 4,
 		MaxOpenFiles:                256,
 		DisableTableStats:           true,
+		WALMinSyncInterval:          s.company.interval,
 		Logger:                      pebbleLogger{s},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
@@ -84,11 +85,14 @@ func (s *Store) commit(b *pebble.Batch, sync bool) error {
 func (s *Store) begin(b *pebble.Batch) (wait func() error, err error) {
 	start := time.Now()
 	id := s.disk.begin()
+	s.company.enter()
 	if err := s.write(b, pebble.Sync); err != nil {
+		s.company.leave()
 		s.disk.end(id)
 		return nil, err
 	}
 	return func() error {
+		defer s.company.leave()
 		defer s.disk.end(id)
 		defer s.done(b)
 		s.disk.stall()

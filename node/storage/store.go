@@ -99,6 +99,7 @@ type Store struct {
 	commitC chan struct{} // holds one token: whoever has it may write to bolt
 
 	overlayBytes atomic.Int64
+	company      company
 
 	mu     sync.Mutex // protects the maps; never held during I/O or a wait
 	logs   map[logKey]*groupLog

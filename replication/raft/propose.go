@@ -166,7 +166,7 @@ func (c *core) propose(ctx context.Context, in *instance) {
 		begun := time.Now()
 		err := c.commit(in, batch)
 		c.turn <- struct{}{}
-		pace = paceAfter(len(batch), time.Since(begun))
+		pace = paceAfter(len(batch)+len(c.queue), time.Since(begun))
 		if why := stuck.after(err, c.tuning); why != "" {
 			c.renew(why)
 		}
@@ -176,19 +176,20 @@ func (c *core) propose(ctx context.Context, in *instance) {
 
 // pace says how long the next entry waits for company.
 //
-// Those who were answered by one entry come back at about the same time. The first of
-// them would have an entry to itself, and all others would wait for the one behind it:
-// so an entry waits for as many requests as the one before it had, but only a fraction
-// of the time that one took. Whoever writes alone does not wait.
+// Those who were answered by one entry come back at about the same time, while those
+// who came meanwhile wait already: left alone, two halves take turns, and each entry
+// costs as much as a whole one. So an entry waits for as many requests as there were
+// when the one before it was done, answered or waiting, but only a part of the time
+// that one took. Whoever writes alone does not wait.
 type pace struct {
 	requests int
 	most     time.Duration
 }
 
-const paceLimit = 2 * time.Millisecond
+const paceLimit = 3 * time.Millisecond
 
 func paceAfter(requests int, took time.Duration) pace {
-	return pace{requests: requests, most: min(took/4, paceLimit)}
+	return pace{requests: requests, most: min(took/2, paceLimit)}
 }
 
 // wait returns the pace, or none when there was no company before.
