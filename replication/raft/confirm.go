@@ -127,6 +127,7 @@ func (c *core) reflect(ctx context.Context, index uint64) error {
 // shareRounds runs one round after the other while reads wait in queue.
 func (c *core) shareRounds(ctx context.Context, queue chan *waiter, round func(ctx context.Context, lease bool) (confirmation, bool)) {
 	var waiting []*waiter
+	var pace pace
 	for {
 		if len(waiting) == 0 {
 			select {
@@ -136,18 +137,40 @@ func (c *core) shareRounds(ctx context.Context, queue chan *waiter, round func(c
 				return
 			}
 		}
-		waiting = arrived(queue, waiting)
+		waiting = company(ctx, queue, arrived(queue, waiting), pace.wait())
+		begun := time.Now()
 		r, again := round(ctx, slices.ContainsFunc(waiting, func(w *waiter) bool { return w.lease }))
 		if again && ctx.Err() == nil {
 			waiting = stillWaiting(waiting)
 			continue
 		}
+		pace = paceAfter(len(waiting)+len(queue), time.Since(begun), roundPace)
 		for _, w := range waiting {
 			w.done <- r
 		}
 		clear(waiting)
 		waiting = waiting[:0]
 	}
+}
+
+// company waits a moment for more reads, as entries do for more writes: see pace.
+func company(ctx context.Context, queue chan *waiter, ws []*waiter, p pace) []*waiter {
+	if len(ws) >= p.requests {
+		return ws
+	}
+	patience := time.NewTimer(p.most)
+	defer patience.Stop()
+	for len(ws) < p.requests {
+		select {
+		case w := <-queue:
+			ws = append(ws, w)
+		case <-patience.C:
+			return ws
+		case <-ctx.Done():
+			return ws
+		}
+	}
+	return ws
 }
 
 // arrived adds the reads that came in meanwhile: the next round is for them, too.

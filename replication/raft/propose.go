@@ -166,7 +166,7 @@ func (c *core) propose(ctx context.Context, in *instance) {
 		begun := time.Now()
 		err := c.commit(in, batch)
 		c.turn <- struct{}{}
-		pace = paceAfter(len(batch)+len(c.queue), time.Since(begun))
+		pace = paceAfter(len(batch)+len(c.queue), time.Since(begun), entryPace)
 		if why := stuck.after(err, c.tuning); why != "" {
 			c.renew(why)
 		}
@@ -186,10 +186,14 @@ type pace struct {
 	most     time.Duration
 }
 
-const paceLimit = 3 * time.Millisecond
+// The most that anybody waits for company.
+const (
+	entryPace = 3 * time.Millisecond
+	roundPace = time.Millisecond
+)
 
-func paceAfter(requests int, took time.Duration) pace {
-	return pace{requests: requests, most: min(took/2, paceLimit)}
+func paceAfter(requests int, took, most time.Duration) pace {
+	return pace{requests: requests, most: min(took/2, most)}
 }
 
 // wait returns the pace, or none when there was no company before.
