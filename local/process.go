@@ -190,16 +190,25 @@ func (n *Node) running() bool {
 		return os.IsNotExist(err) && !hasProc()
 	}
 	if len(cmdline) == 0 {
-		return n.ending()
+		return n.between()
 	}
 	return bytes.Contains(cmdline, []byte("\x00--data\x00"+n.Dir+"\x00"))
 }
 
-// ending reports whether a process that has given up its memory still has threads:
-// until the last one is gone they hold its ports and its files.
-func (n *Node) ending() bool {
-	threads, err := os.ReadDir("/proc/" + strconv.Itoa(n.PID) + "/task")
-	return err == nil && len(threads) > 1
+// between reports whether a process that has no command line is there all the same:
+// one that is just being started has none for a moment, and one that has given up its
+// memory holds its ports and its files until its last thread is gone.
+func (n *Node) between() bool {
+	dir := "/proc/" + strconv.Itoa(n.PID)
+	if threads, err := os.ReadDir(dir + "/task"); err == nil && len(threads) > 1 {
+		return true
+	}
+	stat, err := os.ReadFile(dir + "/stat") // "pid (name) state ..."
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+	return len(rest) > 0 && rest[0] != 'Z' && rest[0] != 'X'
 }
 
 func hasProc() bool {
