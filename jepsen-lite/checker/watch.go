@@ -217,14 +217,17 @@ func (r *watchRun) origin(c *watchChain, i int, op *history.Op, e event) {
 	}
 }
 
-// deleted finds the Delete that left e: by its version, or else one that may have.
+// deleted finds the Delete that left e: by its version, or else the first one that may
+// have, of those with an unknown outcome if there is any.
 func (r *watchRun) deleted(e event) (int, bool) {
 	maybe, found := 0, false
 	for _, w := range r.deletes[e.key] {
 		switch op := &r.h.Ops[w]; {
 		case op.Version == e.version && op.Outcome == history.OK:
 			return w, true
-		case op.Outcome == history.Info || op.Version.IsZero() && op.Outcome == history.OK:
+		case op.Outcome == history.Info && (!found || r.h.Ops[maybe].Outcome == history.OK):
+			maybe, found = w, true
+		case op.Outcome == history.OK && op.Version.IsZero() && !found:
 			maybe, found = w, true
 		}
 	}

@@ -48,6 +48,8 @@ func TestWatches(t *testing.T) {
 		{"all told, over two operations", linearRaft, []history.Op{begin, one, tells(2, 4, "p0", "wa=1@5 [p1]"), two, tells(6, 7, "p1", "wa=2@6 [p2]"), tells(8, 9, "p2", "[p2]", final)},
 			Valid, nil, map[string]float64{"watches": 1, "writes_judged": 2, "events": 2}},
 		{"a removal", linearRaft, []history.Op{begin, one, did(4, 5, history.Delete, "wa", "", vsn(6)), tells(6, 7, "p0", "wa=1@5 wa=@6 [p1]"), tells(8, 9, "p1", "[p1]", final)}, Valid, nil, nil},
+		{"one of two removals with unknown outcomes, told before the second", linearRaft, []history.Op{begin, one, did(3, 4, history.Delete, "wa", "", unsure), tells(5, 6, "p0", "wa=1@5 wa=@6 [p1]"),
+			did(7, 8, history.Delete, "wa", "", unsure), tells(9, 10, "p1", "[p1]", final)}, Valid, nil, nil},
 		{"told at the end only", linearRaft, []history.Op{begin, one, tells(8, 9, "p0", "wa=1@5 [p1]", final)}, Valid, nil, nil},
 		{"unknown, and told", linearRaft, []history.Op{begin, one, wrote(4, 5, "2", 0, unsure), tells(6, 7, "p0", "wa=1@5 wa=2@6 [p1]"), tells(8, 9, "p1", "[p1]", final)}, Valid, nil, nil},
 		{"unknown, and never told", linearRaft, []history.Op{begin, one, wrote(4, 5, "2", 0, unsure), tells(6, 7, "p0", "wa=1@5 [p1]"), tells(8, 9, "p1", "[p1]", final)}, Valid, nil, nil},

@@ -170,7 +170,8 @@ func TestStopIsPrompt(t *testing.T) {
 		time.Sleep(time.Second)
 		begun := time.Now()
 		b.stop()
-		if took := time.Since(begun); took != 0 {
+		// What was queued into the cut, such as a ping, is given a moment to get out.
+		if took := time.Since(begun); took > 2*time.Second {
 			t.Errorf("Run took %v to end", took)
 		}
 		if err := <-errs["into a cut"]; !errors.Is(err, fulcrum.ErrUnavailable) {
