@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"slices"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
@@ -18,7 +19,7 @@ import (
 //
 //  1. the machine applies an entry, and so answers and reads show it, only once it is
 //     durable here (awaitDurable in fsm.ApplyBatch);
-//  2. followers are told a commit index that is durable here (transport.AppendEntries);
+//  2. followers, and reads, are told a commit index that is durable here (committed).
 //
 // Invariant: whatever anybody but the library's own memory takes for committed is
 // durable on a majority of voters. Proof sketch: by 1 and 2 nobody acts on an index in
@@ -32,9 +33,8 @@ import (
 // Only commands are written so. A configuration entry, a no-op or a barrier is synced
 // before StoreLogs returns: the library itself answers for those.
 type unsynced struct {
-	begun   []time.Time // of the writes that are not yet durable, oldest first
-	durable uint64      // while there are any: the last index that is durable
-	moved   signal
+	from  []uint64 // the first index of each write that is not known to be durable yet
+	moved signal
 }
 
 // together reports whether entries may be written while they are sent.
@@ -50,14 +50,11 @@ func (s *store) together(logs []*hraft.Log) bool {
 	return true
 }
 
-// follow notes that from..last are being written; wait ends when it is done.
-func (s *store) follow(from, last uint64, wait func() error) {
+// follow notes that what begins at from is being written; wait ends when it is done.
+func (s *store) follow(from uint64, wait func() error) {
 	begun := time.Now()
 	s.mu.Lock()
-	if len(s.unsynced.begun) == 0 {
-		s.unsynced.durable = from - 1
-	}
-	s.unsynced.begun = append(s.unsynced.begun, begun)
+	s.unsynced.from = append(s.unsynced.from, from)
 	s.mu.Unlock()
 	end := s.disk.begin()
 	s.syncs.Go(func() {
@@ -69,23 +66,24 @@ func (s *store) follow(from, last uint64, wait func() error) {
 			s.metric.Commit(time.Since(begun))
 		}
 		s.mu.Lock()
-		s.unsynced.begun = s.unsynced.begun[1:]
-		if err == nil {
-			s.unsynced.durable = max(s.unsynced.durable, last)
-		}
+		at := slices.Index(s.unsynced.from, from)
+		s.unsynced.from = slices.Delete(s.unsynced.from, at, at+1)
 		s.mu.Unlock()
 		s.unsynced.moved.broadcast()
 	})
 }
 
-// durableIndex is the last index up to which everything is durable here.
+// durableIndex is the last index up to which everything is durable here. It asks only
+// what is still being written, so it stays right when the log was cut back meanwhile
+// and goes on with other entries at the same indexes.
 func (s *store) durableIndex() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.unsynced.begun) == 0 {
-		return s.last
+	durable := s.last
+	for _, from := range s.unsynced.from {
+		durable = min(durable, from-1)
 	}
-	return s.unsynced.durable
+	return durable
 }
 
 // awaitDurable returns when index is durable, or the store has failed. It has no

@@ -202,7 +202,7 @@ func (s *store) StoreLogs(logs []*hraft.Log) error {
 		return s.broken(fmt.Sprintf("append log entry %d", from), err)
 	}
 	if wait != nil {
-		s.follow(from, logs[len(logs)-1].Index, wait)
+		s.follow(from, wait)
 	}
 	s.added(logs, size)
 	return nil

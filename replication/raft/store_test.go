@@ -193,3 +193,71 @@ func TestMessagesSurviveTheirEncoding(t *testing.T) {
 		t.Fatalf("%+v, %v", back, err)
 	}
 }
+
+// heldLog is a log whose writes of Begin are durable when they are let go.
+type heldLog struct {
+	*replicationtest.Log
+	held []chan struct{}
+}
+
+func (l *heldLog) Begin(from uint64, records [][]byte) (func() error, error) {
+	wait, err := l.Log.Begin(from, records)
+	held := make(chan struct{})
+	l.held = append(l.held, held)
+	return func() error {
+		<-held
+		return wait()
+	}, err
+}
+
+func commands(from, to uint64, term uint64) (logs []*hraft.Log) {
+	for i := from; i <= to; i++ {
+		logs = append(logs, &hraft.Log{Index: i, Term: term, Type: hraft.LogCommand, Data: []byte("c")})
+	}
+	return logs
+}
+
+// A write that was begun in an earlier reign, and cut off since, says nothing about
+// what stands at its indexes now.
+func TestDurableIsWhatStandsThereNow(t *testing.T) {
+	log := &heldLog{Log: replicationtest.NewLog()}
+	s, _ := newStore(t, log, 1<<20)
+	leads := true
+	s.leading = func() bool { return leads }
+	store := func(logs []*hraft.Log, durable uint64) {
+		t.Helper()
+		if err := s.StoreLogs(logs); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.durableIndex(); got != durable {
+			t.Fatalf("durable up to %d, want %d", got, durable)
+		}
+	}
+	store(commands(1, 4, 1), 0)
+	close(log.held[0])
+	s.syncs.Wait()
+	store(commands(5, 9, 1), 4)
+
+	leads = false // another leader has other entries from 7 on
+	if err := s.DeleteRange(7, 9); err != nil {
+		t.Fatal(err)
+	}
+	store(commands(7, 7, 2), 4)
+	leads = true
+	store(commands(8, 9, 3), 4)
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		s.awaitDurable(7)
+	}()
+	close(log.held[1])
+	<-first
+	if got := s.durableIndex(); got != 7 {
+		t.Errorf("durable up to %d, want 7: 8 and 9 are being written", got)
+	}
+	close(log.held[2])
+	s.syncs.Wait()
+	if got := s.durableIndex(); got != 9 {
+		t.Errorf("durable up to %d, want 9", got)
+	}
+}

@@ -130,13 +130,13 @@ func (t *transport) AppendEntries(id hraft.ServerID, _ hraft.ServerAddress, req 
 	return nil
 }
 
-// heartbeat sends a heartbeat, which need not hurry unless it is said to. It also tells what is committed,
-// as (index, term) in the place of the previous entry, so that followers of an idle
-// leader know it without messages of their own: see learnCommit.
+// heartbeat sends a heartbeat, which need not hurry unless it is said to. It also tells
+// what is committed, as (index, term) in the place of the previous entry, so that
+// followers of an idle leader know it without messages of their own: see learnCommit.
 func (t *transport) heartbeat(id hraft.ServerID, limit time.Duration, req *hraft.AppendEntriesRequest, hurry bool) (*fulcrum.Reader, error) {
 	beat := *req
 	if in := t.core.instance.Load(); in != nil {
-		beat.LeaderCommitIndex = min(in.raft.CommitIndex(), t.core.store.durableIndex())
+		beat.LeaderCommitIndex = t.core.committed(in)
 		beat.PrevLogTerm = t.core.store.termAt(beat.LeaderCommitIndex)
 	}
 	if beat.PrevLogTerm == 0 {
