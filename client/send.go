@@ -180,7 +180,7 @@ func (c *Client) send(ctx context.Context, rq request, base string) (answer, *fu
 	}
 	resp, err := c.http.Do(hr)
 	if err != nil {
-		return answer{}, sendError(rq, base, err, c.own != nil && !connected.Load())
+		return answer{}, sendError(rq, base, err, !connected.Load() && (c.own != nil || dialing(err)))
 	}
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header, base: base}
@@ -226,17 +226,23 @@ func newRequest(ctx context.Context, rq request, base string) (*http.Request, er
 	return hr, nil
 }
 
+func dialing(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
 // sendError is an exchange that failed below HTTP. What had no connection
-// (unsent) was not done, nor was what only reads; anything else may have been.
+// (unsent) was not done, nor was what only reads; anything else may have been. That the
+// last thing that failed was a dial says nothing: net/http sends what has an
+// Idempotency-Key again by itself, over another connection, when one is lost.
 func sendError(rq request, base string, err error, unsent bool) *fulcrum.Error {
 	var ue *url.Error
 	if errors.As(err, &ue) {
 		err = ue.Err // without the address, which is said once
 	}
 	e := &fulcrum.Error{Op: rq.op, Detail: "no answer from " + strings.TrimPrefix(base, "http://"), Err: err}
-	var op *net.OpError
 	switch {
-	case unsent || errors.As(err, &op) && op.Op == "dial":
+	case unsent:
 		e.Code, e.Detail, e.Err = fulcrum.CodeUnavailable, "cannot reach "+strings.TrimPrefix(base, "http://"), fmt.Errorf("%w: %w", errUnreached, err)
 	case rq.read:
 		e.Code = fulcrum.CodeUnavailable

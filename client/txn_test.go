@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"fulcrum"
 	"fulcrum/client"
+	httpapi "fulcrum/node/api/http"
+	"fulcrum/node/api/http/apitest"
 )
 
 func TestTxn(t *testing.T) {
@@ -227,5 +231,45 @@ func TestRequestID(t *testing.T) {
 	}
 	if _, err := c.Put(ctx, "cp", "long", nil, client.RequestID(strings.Repeat("\\", 100))); err != nil {
 		t.Errorf("the longest id: %v", err)
+	}
+}
+
+// net/http sends what has an Idempotency-Key again by itself when the connection is lost.
+// If the node cannot be reached any more then, it may have done the first all the same.
+func TestALostConnectionIsNotAnUnreachedNode(t *testing.T) {
+	backend := apitest.New("n1", time.Now)
+	api := httpapi.New(httpapi.Options{Backend: backend})
+	var dying atomic.Bool
+	var s *httptest.Server
+	s = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !dying.Load() {
+			api.ServeHTTP(w, r)
+			return
+		}
+		s.Listener.Close() // whoever comes again is refused
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.Close()
+	}))
+	s.Start()
+	defer s.CloseClientConnections()
+	c, err := client.New(t.Context(), []string{s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, _, err := c.Incr(t.Context(), "cp", "k", 1, client.ExactlyOnce()); err != nil {
+		t.Fatal(err) // the connection is there, and has served
+	}
+	dying.Store(true)
+	_, _, err = c.Incr(t.Context(), "cp", "k", 1, client.ExactlyOnce(), client.NoRetry())
+	if !client.Unknown(err) {
+		t.Errorf("a request that the node had when it died: %v, want unknown", err)
+	}
+	if _, _, err = c.Incr(t.Context(), "cp", "k", 1, client.ExactlyOnce(), client.NoRetry()); err == nil || client.Unknown(err) {
+		t.Errorf("a request to a node that is not there: %v, want a definite refusal", err)
 	}
 }
