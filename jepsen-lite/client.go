@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"fulcrum"
@@ -91,11 +92,9 @@ func (c *client) do(ctx context.Context, step workload.Step, phase history.Phase
 	}
 	op := history.Op{Process: c.process, Client: c.id, Session: step.Session, Token: rq.Session != "", Phase: phase, F: rq.F, Node: rq.Node, Level: rq.Level,
 		Key: rq.Key, Value: rq.Value, Expect: rq.Expect, TTL: rq.TTL, Staleness: -1}
-	ctx, cancel := context.WithTimeout(ctx, c.r.t.OpTimeout)
 	op.Invoke = c.r.since()
-	rep, err := c.conn.Do(ctx, rq)
+	rep, err := c.send(ctx, rq)
 	op.Return = c.r.since()
-	cancel()
 	fill(&op, rep)
 	judge(&op, rep, err)
 	if step.Session != 0 && rep.Receipt.Session != "" {
@@ -103,6 +102,30 @@ func (c *client) do(ctx context.Context, step workload.Step, phase history.Phase
 	}
 	c.r.counts[op.Outcome].Add(1)
 	return op
+}
+
+// insistMost is how often a request with an id is sent in all.
+const insistMost = 4
+
+// send sends rq once; one with an id again, and to other nodes, while nobody knows what
+// became of it. A later refusal says nothing of the attempts before: only an answer ends
+// the doubt.
+func (c *client) send(ctx context.Context, rq workload.Request) (workload.Reply, error) {
+	rep, err := c.attempt(ctx, rq)
+	nodes := c.r.w.Nodes()
+	for again := 1; again < insistMost && rq.ID != "" && err != nil && fulcrum.AsError(err).Maybe && ctx.Err() == nil; again++ {
+		rq.Node = nodes[(slices.Index(nodes, rq.Node)+1)%len(nodes)]
+		if next, failed := c.attempt(ctx, rq); failed == nil {
+			return next, nil
+		}
+	}
+	return rep, err
+}
+
+func (c *client) attempt(ctx context.Context, rq workload.Request) (workload.Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.r.t.OpTimeout)
+	defer cancel()
+	return c.conn.Do(ctx, rq)
 }
 
 // fill takes over what the reply says.

@@ -68,6 +68,7 @@ func others() []row {
 		{workload: "set", mode: lf, write: q, read: lin, nemeses: []string{"kill-majority"}},
 		{workload: "counter", mode: raft, write: q, read: lin, nemeses: []string{"partition-leader,delay"}},
 		{workload: "counter", mode: lf, write: q, read: lin, nemeses: []string{"kill-one"}},
+		{workload: "once", mode: raft, write: q, read: lin, nemeses: []string{"partition-leader,delay", "kill-one"}},
 		{workload: "append", mode: raft, write: q, read: lin, nemeses: []string{"transfer", "kill-one"}},
 		{workload: "append", mode: lf, write: q, read: lin, nemeses: []string{"partition-leader"}},
 		{workload: "txn", mode: raft, write: q, read: lin, nemeses: []string{"partition-leader,jitter", "kill-all", "transfer"}},

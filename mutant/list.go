@@ -68,8 +68,8 @@ func raft() []Mutant {
 		// The two must meet within a moment in which nothing waits: simulated time has none.
 		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
 			Test: "replication/raft TestHeartbeatsDoNotOvertakeVotes"},
-		// No workload sends request ids yet.
 		{Name: "id-not-checked", Breaks: "a request that comes again under its id is applied again",
+			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "once", Nemesis: "partition-leader,jitter",
 			Test: "replication/raft TestRetryThroughTheNextLeaderAppliesOnce"},
 		{Name: "id-forgotten-by-snapshot", Breaks: "a replica that a snapshot brought up knows no request id",
 			Test: "replication/raft TestIDsSurviveRestartsAndSnapshots"},

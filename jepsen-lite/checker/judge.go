@@ -76,7 +76,7 @@ func (s Spec) Checks() []Check {
 		checks = append(checks, Set())
 	case "switch":
 		checks = append(append(checks, s.registers(c)...), Set())
-	case "counter":
+	case "counter", "once":
 		checks = append(checks, Counter())
 	case "append":
 		checks = append(checks, Lists())

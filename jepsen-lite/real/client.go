@@ -84,6 +84,9 @@ func (c *conn) do(ctx context.Context, rq workload.Request) (workload.Reply, err
 		if _, err := strconv.ParseInt(rq.Value, 10, 64); err != nil {
 			return workload.Reply{}, fulcrum.Errorf(fulcrum.CodeInvalid, "incr by %q: want an integer", rq.Value)
 		}
+		if rq.ID != "" {
+			return c.once(ctx, rq)
+		}
 		return c.atomic(ctx, rq, "INCRBY", rq.Key, rq.Value)
 	case history.Append:
 		return c.atomic(ctx, rq, "APPEND", rq.Key, rq.Value+",")
@@ -129,6 +132,16 @@ func (c *conn) put(ctx context.Context, rq workload.Request) (workload.Reply, er
 		return rep, nil // a shard answered that the condition does not hold
 	}
 	return rep, err
+}
+
+// once adds under a request id, which only HTTP carries.
+func (c *conn) once(ctx context.Context, rq workload.Request) (workload.Reply, error) {
+	delta, err := strconv.ParseInt(rq.Value, 10, 64)
+	if err != nil {
+		return workload.Reply{}, fulcrum.Errorf(fulcrum.CodeInvalid, "incr by %q: want an integer", rq.Value)
+	}
+	_, rc, err := c.w.cli.Incr(ctx, rq.Keyspace, rq.Key, delta, options(rq, client.RequestID(string(rq.ID)))...)
+	return workload.Reply{Applied: err == nil, Version: rc.Version, Receipt: rc}, err
 }
 
 // scan reads all pages. Each has a receipt: the reply's is the last, with the greatest

@@ -19,7 +19,7 @@ type simClient struct{ c *Cluster }
 
 // Do makes one request at rq.Node.
 func (s simClient) Do(ctx context.Context, rq workload.Request) (rep workload.Reply, err error) {
-	call := api.Call{Keyspace: rq.Keyspace, Level: rq.Level, Session: rq.Session}
+	call := api.Call{Keyspace: rq.Keyspace, Level: rq.Level, Session: rq.Session, ID: rq.ID}
 	err = s.c.Call(ctx, rq.Node, func(ctx context.Context, b api.Backend) error {
 		switch rq.F {
 		case history.Read:

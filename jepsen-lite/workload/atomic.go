@@ -3,6 +3,7 @@ package workload
 import (
 	"strconv"
 
+	"fulcrum"
 	"fulcrum/jepsen-lite/history"
 )
 
@@ -11,12 +12,18 @@ type counter struct {
 	s    Setup
 	keys *keys
 	f    history.F
+	ids  bool // each addition has a request id
 }
 
-func newCounter(s Setup) Work { return &counter{s, newKeys("c", slots, perKey), history.Incr} }
+func newCounter(s Setup) Work { return &counter{s, newKeys("c", slots, perKey), history.Incr, false} }
+
+// newOnce adds under request ids, so that an unknown outcome can be asked about again.
+func newOnce(s Setup) Work { return &counter{s, newKeys("c", slots, perKey), history.Incr, true} }
 
 // newAppend uses a list for less long than a counter: each read returns all of it.
-func newAppend(s Setup) Work { return &counter{s, newKeys("l", slots, perKey/2), history.Append} }
+func newAppend(s Setup) Work {
+	return &counter{s, newKeys("l", slots, perKey/2), history.Append, false}
+}
 
 func (w *counter) Source(i int) Source { return &counterClient{newClient(w.s, i), w} }
 func (w *counter) Final() []Request    { return w.keys.reads() }
@@ -35,6 +42,9 @@ func (c *counterClient) Next() Step {
 		rq.Value = c.value()
 	default:
 		rq.Value = strconv.Itoa(1 + c.rand.IntN(9))
+		if c.w.ids {
+			rq.ID = fulcrum.RequestID(c.value())
+		}
 	}
 	return Step{Request: rq}
 }

@@ -38,6 +38,7 @@ type Request struct {
 	Value    string            // Watch: the position
 	Expect   fulcrum.Version   // CAS; zero: the key must be absent
 	TTL      time.Duration     // Write
+	ID       fulcrum.RequestID // Incr: if it comes again under the same id it counts once
 }
 
 // Reply is what came back.

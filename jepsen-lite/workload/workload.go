@@ -100,6 +100,7 @@ func List() []Workload {
 		{Name: "register", About: "reads, writes, compare-and-sets and deletes of a few keys", make: newRegister},
 		{Name: "set", About: "adds elements, each once, and lists them; at the end on every node", make: newSet},
 		{Name: "counter", About: "adds to a few counters and reads them", Atomic: true, make: newCounter},
+		{Name: "once", About: "adds to a few counters under request ids, and asks again, elsewhere, when an outcome is unknown", Atomic: true, Raft: true, make: newOnce},
 		{Name: "append", About: "appends to a few lists and reads them", Atomic: true, make: newAppend},
 		{Name: "session", About: "clients that hop between nodes, with their session's token or without it", make: newSession},
 		{Name: "staleness", About: "one writer a key and many readers: how old is what they see", make: newStaleness},
