@@ -116,7 +116,11 @@ func (v *boltFile) verify() error {
 		return errors.New("where a state stands is missing")
 	}
 	for name, m := range v.standings {
-		if has := v.buckets[name]; !has.agrees(m.sums) || m.sums != 0 && has.keys != m.keys {
+		has, ok := v.buckets[name]
+		if !ok { // each is made in the transaction that first says where its state stands
+			return fmt.Errorf("state %x: its bucket is missing", name)
+		}
+		if !has.agrees(m.sums) || m.sums != 0 && has.keys != m.keys {
 			return fmt.Errorf("state %x has %d keys, and they are not the %d that it should have", name, has.keys, m.keys)
 		}
 	}

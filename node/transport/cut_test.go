@@ -161,7 +161,7 @@ func TestStopIsPrompt(t *testing.T) {
 		call("of b", a, "b")
 		call("of c by b", b, "c")
 		call("of b by itself", b, "b")
-		net.knock("b") // and says nothing
+		net.knock("b")                      // and says nothing
 		time.Sleep(1100 * time.Millisecond) // not when a pings: an answer to that would stand in the way of the last one
 		a.cut("b")
 		b.cut("d")
