@@ -139,13 +139,8 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 		parts[g] = append(parts[g], i)
 	}
 	if op.call.Atomic && len(parts) > 1 {
-		groups := make([]fulcrum.GroupID, 0, len(parts))
-		for g := range parts {
-			groups = append(groups, g)
-		}
-		slices.Sort(groups)
-		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "%w (%v): an atomic request must stay within one", fulcrum.ErrShards, groups).
-			WithHint("give the keys a common {tag} in a hash-sharded keyspace")
+		_, err := oneShard(st, ks, keysOf(api.Txn{Then: ws}))
+		return nil, err
 	}
 	results := make([]fulcrum.Result, len(ws))
 	if len(parts) == 1 {

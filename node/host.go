@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,41 +42,6 @@ type host struct {
 	// Guarded by mu: what replicas in mode raft remember of their changes, for watches,
 	// from one epoch to the next.
 	changes map[fulcrum.GroupID]*raft.Changes
-}
-
-// hosted is a group that runs here.
-type hosted struct {
-	shard    fulcrum.GroupID
-	keyspace string
-	epoch    fulcrum.Epoch
-	mode     consistency.Mode
-	group    replication.Group
-	stop     context.CancelFunc
-	done     chan struct{} // closed when Run has returned
-
-	attempt atomic.Int64 // the newest attempt at reconciling that was heard of
-}
-
-// leader is who leads the group, as far as its replica here knows.
-func (h *hosted) leader() fulcrum.NodeID {
-	if r, ok := h.group.(*raft.Group); ok {
-		leader, _ := r.Leader() // cheaper than Status, which every request would pay
-		return leader
-	}
-	return h.group.Status().Leader
-}
-
-// newest notes an attempt and reports whether no later one was heard of before.
-func (h *hosted) newest(attempt int) bool {
-	for {
-		known := h.attempt.Load()
-		if int64(attempt) < known {
-			return false
-		}
-		if h.attempt.CompareAndSwap(known, int64(attempt)) {
-			return true
-		}
-	}
 }
 
 // record stands in the State's extras under recordKey and says which epoch the

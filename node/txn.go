@@ -99,6 +99,6 @@ func oneShard(st *catalog.State, ks *catalog.Keyspace, keys [][]byte) (fulcrum.G
 	if more := len(groups) - len(where); more > 0 {
 		where = append(where, fmt.Sprintf("%d more", more))
 	}
-	return 0, fulcrum.Errorf(fulcrum.CodeInvalid, "%w: %s; a transaction must stay within one", fulcrum.ErrShards, strings.Join(where, ", ")).
+	return 0, fulcrum.Errorf(fulcrum.CodeInvalid, "%w: %s; what is done as one step must stay within one", fulcrum.ErrShards, strings.Join(where, ", ")).
 		WithHint("give the keys a common {tag} in a hash-sharded keyspace")
 }

@@ -100,10 +100,13 @@ func (u *unhurried) send(to fulcrum.NodeID) {
 	}
 }
 
-// handleUnhurried gives each message of a frame to whom it is for. One that takes
-// long does not hold up the answers to the others.
 func (n *Node) handleUnhurried(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
-	handlers := map[transport.Channel]transport.Handler{chCatalog: n.handleCatalog, chGroup: n.handleGroup}
+	return answerEach(ctx, from, msg, map[transport.Channel]transport.Handler{chCatalog: n.handleCatalog, chGroup: n.handleGroup})
+}
+
+// answerEach gives each message of a frame to whom it is for. One that takes long does
+// not hold up the answers to the others for more than unhurriedLimit.
+func answerEach(ctx context.Context, from fulcrum.NodeID, msg []byte, handlers map[transport.Channel]transport.Handler) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, unhurriedLimit)
 	defer cancel()
 	r := fulcrum.NewReader(msg)
