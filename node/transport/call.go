@@ -11,38 +11,41 @@ import (
 )
 
 // call is one call waiting for its answer. Whoever takes it out of wire.pending
-// answers it, once.
+// settles it, once.
 type call struct {
-	done  chan struct{} // has room for one token: answering never blocks
+	done  chan struct{} // has room for one token: settling never blocks
 	start uint64        // where its frame begins in all that its wire was given to write
 	reply []byte
 	err   error
+
+	// Of Go only; done is not used then.
+	then    func(reply []byte, err error) // nil: a call of Call
+	begun   int64                         // Transport.now
+	expires int64                         // Transport.now
 }
 
 // Call asks the handler of ch on node to, and returns its answer, which the caller
 // owns. payload is copied before Call returns. See the package comment for what the
 // errors mean. A call to this node itself runs the handler on the caller's goroutine.
 func (t *Transport) Call(ctx context.Context, to fulcrum.NodeID, ch Channel, payload []byte) ([]byte, error) {
-	if len(payload) > t.o.MaxFrameBytes {
-		return nil, fulcrum.Errorf(fulcrum.CodeTooLarge, "message of %d bytes to %s: at most %d fit", len(payload), to, t.o.MaxFrameBytes)
+	if err := t.fits(to, payload); err != nil {
+		return nil, err
 	}
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, t.o.CallTimeout)
 		defer cancel()
 	}
-	select {
-	case <-t.started:
-	case <-ctx.Done():
-		return nil, t.unsent(to, ctx.Err())
+	if err := t.awaitRun(ctx, to); err != nil {
+		return nil, err
 	}
 	if to == t.o.Node {
-		return t.callSelf(ctx, ch, payload)
+		return t.callSelf(ctx, ch, bytes.Clone(payload))
 	}
 	begun := time.Now()
 	p := t.peer(to)
 	if p == nil {
-		return nil, t.unsent(to, errors.New("too many nodes were ever named"))
+		return nil, t.unsent(to, errTooManyNodes)
 	}
 	for {
 		w, err := p.connected(ctx, len(payload))
@@ -59,6 +62,24 @@ func (t *Transport) Call(ctx context.Context, to fulcrum.NodeID, ch Channel, pay
 		reply, err := t.await(ctx, w, id, c)
 		t.m.callSeconds.Observe(time.Since(begun).Seconds())
 		return reply, err
+	}
+}
+
+// fits refuses a payload that no frame takes.
+func (t *Transport) fits(to fulcrum.NodeID, payload []byte) error {
+	if len(payload) > t.o.MaxFrameBytes {
+		return fulcrum.Errorf(fulcrum.CodeTooLarge, "message of %d bytes to %s: at most %d fit", len(payload), to, t.o.MaxFrameBytes)
+	}
+	return nil
+}
+
+// awaitRun waits until Run was called.
+func (t *Transport) awaitRun(ctx context.Context, to fulcrum.NodeID) error {
+	select {
+	case <-t.started:
+		return nil
+	case <-ctx.Done():
+		return t.unsent(to, ctx.Err())
 	}
 }
 
@@ -81,11 +102,12 @@ func (t *Transport) await(ctx context.Context, w *wire, id uint64, c *call) ([]b
 
 // recycle keeps c for another call. Nobody else may know it any more.
 func (t *Transport) recycle(c *call) {
-	c.reply, c.err = nil, nil
+	c.reply, c.err, c.then = nil, nil, nil
 	t.calls.Put(c)
 }
 
-// callSelf answers without a network, with the same errors as over one.
+// callSelf answers without a network, with the same errors as over one. The handler
+// gets payload.
 func (t *Transport) callSelf(ctx context.Context, ch Channel, payload []byte) ([]byte, error) {
 	h := t.handlers[ch]
 	if h.h == nil {
@@ -104,7 +126,12 @@ func (t *Transport) callSelf(ctx context.Context, ch Channel, payload []byte) ([
 		defer cancel()
 		defer context.AfterFunc(t.life, cancel)()
 	}
-	reply, err := h.h(ctx, t.o.Node, bytes.Clone(payload))
+	if h.async != nil {
+		if reply, err, taken := t.askSelf(ctx, h.async, payload); taken {
+			return reply, err
+		}
+	}
+	reply, err := h.h(ctx, t.o.Node, payload)
 	if err != nil {
 		return nil, fulcrum.AsError(err)
 	}
@@ -122,7 +149,7 @@ func noHandler(ch Channel) error {
 }
 
 // handle answers one call that came in over w, on this goroutine if its handler is
-// fast.
+// fast, or takes it to answer it later.
 func (t *Transport) handle(w *wire, f frame) {
 	h := t.handlers[f.channel]
 	deadline := time.Now().Add(timeoutOf(f))
@@ -139,6 +166,9 @@ func (t *Transport) handle(w *wire, f frame) {
 		w.peer.inflight.Add(-1)
 		t.m.overloaded.Inc()
 		w.answer(f.id, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%s is handling %d calls of %s already", t.o.Node, t.o.MaxInflight, w.peer.id))
+		return
+	}
+	if h.async != nil && w.offer(h.async, f, deadline) {
 		return
 	}
 	if !t.begin() {

@@ -50,21 +50,40 @@ type attempt struct {
 // connected returns a living wire, dialing if there is none, within ctx. Its errors
 // are definite: size bytes were not sent.
 func (p *peer) connected(ctx context.Context, size int) (*wire, error) {
-	for waits := false; ; waits = true {
+	w, _, err := p.wireOrAttempt()
+	if err != nil {
+		return nil, p.t.unsent(p.id, err)
+	}
+	if w != nil {
+		return w, nil
+	}
+	if err := p.reserve(size); err != nil {
+		return nil, err
+	}
+	defer p.waiting.Add(-int64(size))
+	return p.wait(ctx)
+}
+
+// reserve lets size bytes wait for a connection, unless too many do. Whoever gets no
+// error gives them back to p.waiting.
+func (p *peer) reserve(size int) error {
+	if p.waiting.Add(int64(size)) > int64(p.t.o.QueueBytes) && p.waiting.Load() > int64(size) {
+		p.waiting.Add(-int64(size))
+		p.t.m.overloaded.Inc()
+		return fulcrum.Errorf(fulcrum.CodeOverloaded, "too much waits for a connection from %s to %s", p.t.o.Node, p.id)
+	}
+	return nil
+}
+
+// wait is connected for one whose bytes are reserved.
+func (p *peer) wait(ctx context.Context) (*wire, error) {
+	for {
 		w, a, err := p.wireOrAttempt()
 		if err != nil {
 			return nil, p.t.unsent(p.id, err)
 		}
 		if w != nil {
 			return w, nil
-		}
-		if !waits {
-			if p.waiting.Add(int64(size)) > int64(p.t.o.QueueBytes) && p.waiting.Load() > int64(size) {
-				p.waiting.Add(-int64(size))
-				p.t.m.overloaded.Inc()
-				return nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "too much waits for a connection from %s to %s", p.t.o.Node, p.id)
-			}
-			defer p.waiting.Add(-int64(size))
 		}
 		select {
 		case <-a.done:

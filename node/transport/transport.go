@@ -6,12 +6,16 @@
 // What is queued while one write is under way goes out with the next, so the busier
 // a connection is, the fewer system calls a call costs.
 //
-// Outcomes: an error of Call that is a *fulcrum.Error is definite: either it was
+// Call waits for the answer; Go returns at once and is told of it. A handler has a
+// goroutine for each call (Handle), or runs where the connection is read (HandleFast),
+// or does so and answers later (HandleAsync).
+//
+// Outcomes: an error of Call or Go that is a *fulcrum.Error is definite: either it was
 // never sent (CodeUnavailable, CodeOverloaded, CodeTooLarge), or it is the handler's
 // answer. Any other error (ErrConnLost, a context's) says that the call was sent and
 // may have been handled.
 //
-// Start reading at Transport and Call, then wire.go (one connection), peer.go
+// Start reading at Transport, Call and Go, then wire.go (one connection), peer.go
 // (dialing), handshake.go and frame.go (the bytes).
 package transport
 
@@ -22,6 +26,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fulcrum"
@@ -105,10 +110,12 @@ var (
 
 	errStopping = errors.New("this node is stopping")
 	errIdle     = errors.New("connection idle")
+
+	errTooManyNodes = errors.New("too many nodes were ever named")
 )
 
 // Transport is one node's end of all peer connections. Make one with New, give it
-// its handlers, then Run it. Call and Peers may be called from any goroutine.
+// its handlers, then Run it. Call, Go and Peers may be called from any goroutine.
 type Transport struct {
 	o        Options
 	m        *metrics
@@ -126,6 +133,8 @@ type Transport struct {
 	wires    map[*wire]struct{}
 	inbound  int // connections accepted and not yet closed
 
+	toSelf atomic.Int64 // calls of Go to this node itself, under way
+
 	rndMu sync.Mutex // guards o.Rand
 
 	handling sync.WaitGroup // handlers at work; Add under mu while not stopping
@@ -133,8 +142,9 @@ type Transport struct {
 }
 
 type handling struct {
-	h    Handler
-	fast bool
+	h     Handler
+	fast  bool
+	async AsyncHandler // is asked before h; nil: none
 }
 
 // New returns a Transport that does nothing before Run.

@@ -24,17 +24,24 @@ func keepAlive(c net.Conn) {
 	}
 }
 
-// watch ends w when it stalls or idles, and pings while calls wait.
+// watch ends w when it stalls or idles, pings while calls wait, and ends the calls of
+// Go that expire.
 func (w *wire) watch() {
 	tick := time.NewTicker(w.t.o.KeepAlive)
 	defer tick.Stop()
+	defer w.alarm.Stop()
 	for {
 		select {
 		case <-w.done:
 			return
+		case <-w.alarm.C:
+			w.sweep(w.t.now(), false)
+			continue
 		case <-tick.C:
 		}
-		if err := w.check(w.t.now()); err != nil {
+		now := w.t.now()
+		w.sweep(now, true)
+		if err := w.check(now); err != nil {
 			if !errors.Is(err, errIdle) {
 				w.t.log.warn("closed a peer connection", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
 			}

@@ -52,6 +52,10 @@ type wire struct {
 	lastUse  int64 // Transport.now of the last call begun or answered
 	pending  map[uint64]*call
 
+	alarm     *time.Timer // wakes watch for calls of Go that expire before its next check
+	alarmAt   int64       // Transport.now for which alarm is set; 0: it is not
+	nextCheck int64       // Transport.now of the next check at the latest
+
 	ping ping // the ping under way
 }
 
@@ -69,7 +73,9 @@ func (t *Transport) newWire(p *peer, c net.Conn, inbound bool) *wire {
 		t: t, peer: p, conn: c, inbound: inbound,
 		done: make(chan struct{}), kick: make(chan struct{}, 1),
 		pending: make(map[uint64]*call), lastUse: t.now(),
+		alarm: time.NewTimer(time.Hour), nextCheck: t.now() + int64(t.o.KeepAlive),
 	}
+	w.alarm.Stop()
 	w.heard()
 	return w
 }
@@ -112,7 +118,7 @@ func (w *wire) end(reason error) {
 		} else {
 			c.err = fmt.Errorf("call to %s: %w (%w)", w.peer.id, ErrConnLost, reason)
 		}
-		c.done <- struct{}{}
+		w.t.settle(c)
 	}
 	w.t.forgetWire(w)
 }
@@ -164,7 +170,8 @@ func (w *wire) wakeWriter() {
 	}
 }
 
-// startCall queues a call. The error is errWireEnded, or a definite *fulcrum.Error.
+// startCall queues a call of Call. The error is errWireEnded, or a definite
+// *fulcrum.Error.
 func (w *wire) startCall(ctx context.Context, ch Channel, payload []byte) (uint64, *call, error) {
 	deadline, _ := ctx.Deadline()
 	left := time.Until(deadline)
@@ -174,26 +181,37 @@ func (w *wire) startCall(ctx context.Context, ch Channel, payload []byte) (uint6
 	if left <= 0 { // its timer has not fired yet
 		return 0, nil, w.t.unsent(w.peer.id, context.DeadlineExceeded)
 	}
-	f := frame{kind: kindCall, channel: ch, timeout: uint64((left + time.Millisecond - 1) / time.Millisecond), payload: payload}
 	c := w.t.calls.Get().(*call)
+	id, err := w.queueCall(c, w.t.now(), left, ch, payload)
+	if err != nil {
+		w.t.recycle(c)
+		return 0, nil, err
+	}
+	return id, c, nil
+}
 
+// queueCall queues c, which has left to be answered. With an error, which is that of
+// startCall, c is still the caller's; without one it may be settled already.
+func (w *wire) queueCall(c *call, now int64, left time.Duration, ch Channel, payload []byte) (uint64, error) {
+	f := frame{kind: kindCall, channel: ch, timeout: uint64((left + time.Millisecond - 1) / time.Millisecond), payload: payload}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closing.Load() {
-		w.t.recycle(c)
-		return 0, nil, errWireEnded
+		return 0, errWireEnded
 	}
 	w.lastID++
 	f.id = w.lastID
 	start, ok := w.put(&f, false)
 	if !ok {
-		w.t.recycle(c)
-		return 0, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", len(w.buf)+w.flight, w.t.o.Node, w.peer.id)
+		return 0, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", len(w.buf)+w.flight, w.t.o.Node, w.peer.id)
 	}
 	c.start = start
 	w.pending[f.id] = c
-	w.lastUse = w.t.now()
-	return f.id, c, nil
+	w.lastUse = now
+	if c.then != nil {
+		w.wakeBy(c.expires, now)
+	}
+	return f.id, nil
 }
 
 // forget takes a call back; false: someone is answering it.
@@ -374,7 +392,7 @@ func (w *wire) answered(f frame) {
 	} else if c.err = fulcrum.DecodeError(f.payload); errors.Is(c.err, fulcrum.ErrShort) {
 		c.err = fmt.Errorf("call to %s: its error cannot be read: %w", w.peer.id, c.err)
 	}
-	c.done <- struct{}{}
+	w.t.settle(c)
 }
 
 func addr(c net.Conn) string {
