@@ -62,8 +62,8 @@ func (a *asyncCall) answer(reply []byte, err error) {
 }
 
 // askSelf asks h to take a call of this node to itself, and waits for its answer until
-// ctx or the transport ends. Its error is what Call returns.
-func (t *Transport) askSelf(ctx context.Context, h AsyncHandler, payload []byte) (reply []byte, err error, taken bool) {
+// ctx ends. Its error is what Call returns.
+func (t *Transport) askSelf(ctx context.Context, h AsyncHandler, payload []byte) (reply []byte, taken bool, err error) {
 	type answer struct {
 		reply []byte
 		err   error
@@ -76,17 +76,18 @@ func (t *Transport) askSelf(ctx context.Context, h AsyncHandler, payload []byte)
 		default: // only the first counts
 		}
 	}) {
-		return nil, nil, false
+		return nil, false, nil
 	}
 	select {
 	case a := <-answered:
 		if a.err != nil {
-			return nil, fulcrum.AsError(a.err), true
+			return nil, true, fulcrum.AsError(a.err)
 		}
-		return a.reply, nil, true
-	case <-t.life.Done():
-		return nil, fmt.Errorf("call to %s: %w (%w)", t.o.Node, ErrConnLost, errStopping), true
-	case <-ctx.Done():
-		return nil, fmt.Errorf("call to %s: %w", t.o.Node, ctx.Err()), true
+		return a.reply, true, nil
+	case <-ctx.Done(): // also when the transport stops
 	}
+	if t.life.Err() != nil {
+		return nil, true, fmt.Errorf("call to %s: %w (%w)", t.o.Node, ErrConnLost, errStopping)
+	}
+	return nil, true, fmt.Errorf("call to %s: %w", t.o.Node, ctx.Err())
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,6 +85,49 @@ func BenchmarkCalls(b *testing.B) {
 			}
 			close(tokens)
 			callers.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+		})
+	}
+}
+
+// BenchmarkGo keeps 64 calls under way: each answer begins the next call where it is read.
+func BenchmarkGo(b *testing.B) {
+	const outstanding = 64
+	for _, bench := range []struct {
+		name string
+		ch   transport.Channel
+	}{
+		{"300 bytes, 64 outstanding, fast handler", chFast},
+		{"300 bytes, 64 outstanding, async handler", chAsync},
+		{"300 bytes, 64 outstanding, handler on a goroutine", chEcho},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			a, _ := overLoopback(b)
+			payload := make([]byte, 300)
+			if _, err := a.Call(context.Background(), "b", bench.ch, payload); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var chains sync.WaitGroup
+			for range outstanding {
+				chains.Add(1)
+				var next func([]byte, error)
+				next = func(_ []byte, err error) {
+					if err != nil {
+						b.Error(err)
+					}
+					if err != nil || left.Add(-1) < 0 {
+						chains.Done()
+						return
+					}
+					a.Go("b", bench.ch, payload, time.Second, next)
+				}
+				next(nil, nil)
+			}
+			chains.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
 		})
 	}

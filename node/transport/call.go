@@ -127,7 +127,7 @@ func (t *Transport) callSelf(ctx context.Context, ch Channel, payload []byte) ([
 		defer context.AfterFunc(t.life, cancel)()
 	}
 	if h.async != nil {
-		if reply, err, taken := t.askSelf(ctx, h.async, payload); taken {
+		if reply, taken, err := t.askSelf(ctx, h.async, payload); taken {
 			return reply, err
 		}
 	}

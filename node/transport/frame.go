@@ -69,11 +69,15 @@ func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 // readFrame reads one frame whose payload is at most maxPayload bytes. An error is
 // that of r, io.ErrUnexpectedEOF for half a frame, or wraps errBadFrame.
 func readFrame(r *bufio.Reader, maxPayload int) (frame, int, error) {
-	var header [frameHeader]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
+	header, err := r.Peek(frameHeader) // an array to read into would be allocated
+	if err != nil {
+		if len(header) > 0 && errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return frame{}, 0, err
 	}
-	size := binary.BigEndian.Uint32(header[:])
+	size, want := binary.BigEndian.Uint32(header), binary.BigEndian.Uint32(header[4:])
+	_, _ = r.Discard(frameHeader) // they are there
 	if size < minFrame || int64(size) > int64(maxPayload)+maxOverhead {
 		return frame{}, 0, fmt.Errorf("%w: %d bytes, want %d to %d", errBadFrame, size, minFrame, maxPayload+maxOverhead)
 	}
@@ -84,7 +88,7 @@ func readFrame(r *bufio.Reader, maxPayload int) (frame, int, error) {
 		}
 		return frame{}, 0, err
 	}
-	if got, want := crc32.Checksum(body, castagnoli()), binary.BigEndian.Uint32(header[4:]); got != want {
+	if got := crc32.Checksum(body, castagnoli()); got != want {
 		return frame{}, 0, fmt.Errorf("%w: checksum %08x, want %08x", errBadFrame, got, want)
 	}
 	f, err := decodeBody(body)

@@ -23,6 +23,7 @@ const (
 	chFail
 	chHang // until its ctx ends
 	chBig
+	chAsync // answered at once; what is empty is not taken
 )
 
 // network connects transports through net.Pipe, with the faults of each node around
@@ -142,6 +143,13 @@ func handleAll(tr *transport.Transport) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
+	tr.HandleAsync(chAsync, func(from fulcrum.NodeID, p []byte, _ time.Time, answer func([]byte, error)) bool {
+		if len(p) == 0 {
+			return false
+		}
+		answer(echo(context.Background(), from, p))
+		return true
+	}, func(context.Context, fulcrum.NodeID, []byte) ([]byte, error) { return []byte("slow"), nil })
 	tr.Handle(chBig, func(_ context.Context, _ fulcrum.NodeID, p []byte) ([]byte, error) {
 		return make([]byte, 100*len(p)), nil
 	})

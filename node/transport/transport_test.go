@@ -25,7 +25,7 @@ func TestCallsAreAnswered(t *testing.T) {
 		a := net.start("a", nil)
 		net.start("b", nil)
 		for _, to := range []fulcrum.NodeID{"b", "a"} { // over the network, and to itself
-			for _, ch := range []transport.Channel{chEcho, chFast} {
+			for _, ch := range []transport.Channel{chEcho, chFast, chAsync} {
 				got, err := a.Call(within(t, time.Second), to, ch, []byte("hello"))
 				if err != nil || string(got) != "a:hello" {
 					t.Errorf("Call(%s, %d) = %q, %v; want a:hello", to, ch, got, err)
