@@ -16,3 +16,17 @@ func CallFrame(id uint64, ch Channel, millis uint64, payload []byte) []byte {
 func ReplyFrame(id uint64) []byte {
 	return appendFrame(nil, &frame{kind: kindReply, id: id})
 }
+
+// Alarms is the number of connections whose watcher will wake for a call of Go.
+func Alarms(t *Transport) (n int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for w := range t.wires {
+		w.mu.Lock()
+		if w.alarmAt != 0 {
+			n++
+		}
+		w.mu.Unlock()
+	}
+	return n
+}
