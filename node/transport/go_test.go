@@ -165,7 +165,7 @@ func TestGoTimesOut(t *testing.T) {
 			heard   <-chan outcome
 		}
 		var all []begun
-		for i, ms := range []time.Duration{5000, 1, 70, 100, 999, 1000, 1001, 1300, 250, 12345, 10, 2000, 30000} {
+		for i, ms := range []time.Duration{600, 50, 5000, 1, 70, 100, 999, 1000, 1001, 1300, 250, 12345, 10, 2000, 30000} {
 			for _, ch := range []transport.Channel{chHang, 60} { // answered late, and never
 				all = append(all, begun{ms * time.Millisecond, ch, a.begin(t, "b", ch, "", ms*time.Millisecond)})
 			}
@@ -274,6 +274,9 @@ func TestGoOverload(t *testing.T) {
 					} else if got.after != 0 {
 						t.Errorf("overloaded after %v, want at once", got.after)
 					}
+				}
+				if got := <-a.begin(t, "a", chEcho, "", time.Second); got.err != nil {
+					t.Errorf("a call to itself afterwards = %v", got.err)
 				}
 				if passed < tc.passes || passed > tc.passes+3 {
 					t.Errorf("%d of 40 calls passed, want about %d", passed, tc.passes)
