@@ -28,8 +28,8 @@ type AsyncHandler func(from fulcrum.NodeID, payload []byte, deadline time.Time, 
 // called after Run.
 //
 // An answer is dropped silently when the caller's connection has ended, or the
-// transport has stopped. Run does not wait for answers that are due; it may ask fast
-// until it returns.
+// transport has stopped. Run does not wait for answers that are due. Until Run returns,
+// fast may still be asked.
 func (t *Transport) HandleAsync(ch Channel, fast AsyncHandler, slow Handler) {
 	t.handlers[ch] = handling{h: slow, async: fast}
 }
