@@ -42,6 +42,7 @@ var house = map[string]imports{
 	// knows another one, a disk or a socket.
 	"replication":                 {house: []string{"", "consistency", "mutant"}},
 	"replication/raft":            {house: []string{"", "consistency", "mutant", "replication"}, library: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog"}},
+	"replication/raft/protocol":   {house: []string{"", "mutant"}},
 	"replication/quorum":          {house: []string{"", "consistency", "mutant", "replication"}, library: []string{xxhash, xsync}},
 	"replication/leaderfollower":  {house: []string{"", "consistency", "mutant", "replication"}, library: []string{xsync}},
 	"replication/replicationtest": {house: []string{"", "consistency", "replication"}, library: []string{btree}},

@@ -65,6 +65,9 @@ func raft() []Mutant {
 		{Name: "expiry-by-wall-clock", Breaks: "each replica decides by its own clock what has expired",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "ttl", Nemesis: "clock-bump",
 			Test: "replication/raft TestAClockThatJumpsHidesNothing"},
+		// Three leaders must change places between single messages: the paper's figure 8.
+		{Name: "commit-by-counting", Breaks: "a leader commits an entry of an older term because a majority holds it",
+			Test: "replication/raft/protocol TestFigure8"},
 		// The two must meet within a moment in which nothing waits: simulated time has none.
 		{Name: "heartbeat-fast-path", Breaks: "heartbeats change a replica's term beside its main loop (hashicorp/raft#695)",
 			Test: "replication/raft TestHeartbeatsDoNotOvertakeVotes"},
