@@ -41,7 +41,7 @@ var house = map[string]imports{
 	// The contract of a mode, the modes, and the suite that each of them passes. No mode
 	// knows another one, a disk or a socket.
 	"replication":                 {house: []string{"", "consistency", "mutant"}},
-	"replication/raft":            {house: []string{"", "consistency", "mutant", "replication"}, library: []string{"github.com/hashicorp/raft", "github.com/hashicorp/go-hclog"}},
+	"replication/raft":            {house: []string{"", "consistency", "mutant", "replication", "replication/raft/protocol"}},
 	"replication/raft/protocol":   {house: []string{"", "mutant"}},
 	"replication/quorum":          {house: []string{"", "consistency", "mutant", "replication"}, library: []string{xxhash, xsync}},
 	"replication/leaderfollower":  {house: []string{"", "consistency", "mutant", "replication"}, library: []string{xsync}},

@@ -241,8 +241,8 @@ func retriable(err error) bool {
 }
 
 func (n *Node) saveCatalog() error {
-	n.saving.Lock()
-	defer n.saving.Unlock()
+	<-n.saving
+	defer func() { n.saving <- struct{}{} }()
 	return n.store.SetRecord("catalog", n.machine.Snapshot())
 }
 

@@ -119,7 +119,7 @@ type Node struct {
 	faulty  []*netfault.Net
 	members *membership.Membership
 	machine *catalog.Machine
-	saving  sync.Mutex // one copy of the catalog to disk at a time, so that the newest stays
+	saving  chan struct{} // holds one: whoever has it may copy the catalog to disk, so that the newest stays
 	catalog *raft.Replica
 	metrics *metrics
 	lease   lease
@@ -130,11 +130,10 @@ type Node struct {
 	hints   leaderHints
 	missed  missed
 
-	unhurried unhurried
-	watching  watching
-	clock     *swapClock
-	started   time.Time
-	jitter    *rand.Rand // of runLeaders alone
+	watching watching
+	clock    *swapClock
+	started  time.Time
+	jitter   *rand.Rand // of runLeaders alone
 
 	redis, http net.Listener
 	packets     net.PacketConn
@@ -151,7 +150,9 @@ func Open(opt Options) (_ *Node, err error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{opt: opt, log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now(), jitter: newRand()}
+	n := &Node{opt: opt, log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now(), jitter: newRand(),
+		saving: make(chan struct{}, 1)}
+	n.saving <- struct{}{}
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -233,14 +234,10 @@ func (n *Node) openNetwork(l net.Listener) {
 			return faulty.Dial(ctx, to, func(ctx context.Context) (net.Conn, error) { return n.opt.Network.Dial(ctx, addr) })
 		},
 	})
-	n.peers.Handle(chCatalog, n.handleCatalog)
-	n.peers.Handle(chGroup, n.handleGroup)
+	n.peers.HandleAsync(chCatalog, n.handleCatalogAsync, n.handleCatalog)
+	n.peers.HandleAsync(chGroup, n.handleGroupAsync, n.handleGroup)
 	n.peers.Handle(chData, n.handleData)
 	n.peers.Handle(chAdmin, n.handleAdmin)
-	n.peers.Handle(chHeld, n.handleUnhurried)
-	n.unhurried.call = func(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
-		return n.peers.Call(ctx, to, chHeld, msg)
-	}
 	n.peers.HandleFast(chPing, func(context.Context, fulcrum.NodeID, []byte) ([]byte, error) { return nil, nil })
 }
 

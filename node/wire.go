@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"time"
 
 	"fulcrum"
 	"fulcrum/node/transport"
@@ -17,7 +18,6 @@ const (
 	chData    transport.Channel = 3 // requests that a coordinator forwards to a replica
 	chAdmin   transport.Channel = 4 // leases, proposals, steps of a switch, status
 	chPing    transport.Channel = 5 // are you there?
-	chHeld    transport.Channel = 6 // messages of channels 1 and 2 that need not hurry, many at once
 )
 
 // catalogPeers carries messages of the catalog's group.
@@ -27,9 +27,13 @@ func (p catalogPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) (
 	return p.n.peers.Call(ctx, to, chCatalog, msg)
 }
 
-// CallUnhurried implements replication.UnhurriedPeers.
-func (p catalogPeers) CallUnhurried(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
-	return p.n.unhurried.Call(ctx, to, chCatalog, msg)
+// Go implements replication.AsyncPeers.
+func (p catalogPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done func([]byte, error)) {
+	p.n.peers.Go(to, chCatalog, msg, timeout, done)
+}
+
+func (n *Node) handleCatalogAsync(from fulcrum.NodeID, msg []byte, _ time.Time, answer func([]byte, error)) bool {
+	return n.catalog.HandleAsync(from, msg, answer)
 }
 
 func (n *Node) handleCatalog(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
@@ -49,9 +53,9 @@ func (p groupPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]
 	return p.n.peers.Call(ctx, to, chGroup, p.wrap(msg))
 }
 
-// CallUnhurried implements replication.UnhurriedPeers.
-func (p groupPeers) CallUnhurried(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
-	return p.n.unhurried.Call(ctx, to, chGroup, p.wrap(msg))
+// Go implements replication.AsyncPeers.
+func (p groupPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done func([]byte, error)) {
+	p.n.peers.Go(to, chGroup, p.wrap(msg), timeout, done)
 }
 
 func (p groupPeers) wrap(msg []byte) []byte {
@@ -64,6 +68,18 @@ func appendShard(b []byte, g fulcrum.GroupID, e fulcrum.Epoch) []byte {
 
 func readShard(r *fulcrum.Reader) (fulcrum.GroupID, fulcrum.Epoch) {
 	return fulcrum.GroupID(r.Uvarint()), fulcrum.Epoch(r.Uvarint())
+}
+
+// handleGroupAsync takes what a group can answer without waiting.
+func (n *Node) handleGroupAsync(from fulcrum.NodeID, msg []byte, _ time.Time, answer func([]byte, error)) bool {
+	r := fulcrum.NewReader(msg)
+	g, e := readShard(r)
+	h, err := n.host.at(g, e)
+	if err != nil {
+		return false // handleGroup finds out why
+	}
+	async, ok := h.group.(replication.AsyncGroup)
+	return ok && async.HandleAsync(from, r.Rest(), answer)
 }
 
 func (n *Node) handleGroup(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {

@@ -20,10 +20,18 @@ type Peers interface {
 	Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error)
 }
 
-// UnhurriedPeers is a Peers that can hold a message back for a moment, so that it
-// travels with those of other groups. The errors are those of Call.
-type UnhurriedPeers interface {
-	CallUnhurried(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error)
+// AsyncPeers is a Peers with calls that nobody waits for: Go begins one and returns at
+// once; done is called once, with what Call would return, and must not block. The caller
+// may not change msg before it returns.
+type AsyncPeers interface {
+	Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done func(reply []byte, err error))
+}
+
+// AsyncGroup is a Group that answers some messages without a goroutine of its own.
+// HandleAsync does not block; if it returns true, answer is called once, then or later,
+// from any goroutine; else the message is Handle's.
+type AsyncGroup interface {
+	HandleAsync(from fulcrum.NodeID, msg []byte, answer func(reply []byte, err error)) (taken bool)
 }
 
 // Log is a group's part of the node's shared log, for one epoch. Indexes are
@@ -33,9 +41,12 @@ type Log interface {
 	// sync (or before it where the keyspace chose so). From must be Last()+1.
 	Append(from uint64, records [][]byte) error
 	// Begin is Append that returns before the sync: the records can be read at once, and
-	// wait, which must be called once, returns when they are durable. What is appended or
-	// cut later is durable no sooner than they are.
-	Begin(from uint64, records [][]byte) (wait func() error, err error)
+	// done is called once when they are durable, or with the error that keeps them from
+	// being so. done runs on a goroutine of the log, in the order in which records were
+	// begun; it must not block and must not call the log's changing methods. If Begin
+	// returns an error done is not called. What is appended or cut later is durable no
+	// sooner than they are.
+	Begin(from uint64, records [][]byte, done func(error)) error
 	// Get returns the record at index, or ErrNoRecord.
 	Get(index uint64) ([]byte, error)
 	// Range calls f for the records lo..hi in order; f must not keep record.

@@ -32,6 +32,32 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
+// BenchmarkBegin has each group wait for its callback before it begins again.
+func BenchmarkBegin(b *testing.B) {
+	for _, groups := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("groups=%d", groups), func(b *testing.B) {
+			s := open(b, options(b.TempDir(), nil))
+			go s.Run(b.Context())
+			record := make([]byte, 300)
+			b.ResetTimer()
+			var wg sync.WaitGroup
+			for g := range groups {
+				l := mustLog(b, s, fulcrum.GroupID(g), 1, Fsync)
+				wg.Go(func() {
+					for i := 1; i <= b.N/groups+1; i++ {
+						if err := beginAndWait(l, uint64(i), [][]byte{record}); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(s.syncs.Load())/float64(b.N), "syncs/op")
+		})
+	}
+}
+
 func key(i int) []byte { return binary.BigEndian.AppendUint64([]byte("key"), uint64(i)) }
 
 func BenchmarkStateGet(b *testing.B) {

@@ -68,13 +68,21 @@ func (d *disk) fault() error {
 
 // stall waits as long as a sync is made to take. The caller holds no mutex.
 func (d *disk) stall() {
+	if stall := d.stallFor(); stall > 0 {
+		time.Sleep(stall)
+	}
+}
+
+// stallFor is how long a sync that begins now is made to take; its caller waits.
+func (d *disk) stallFor() time.Duration {
 	if d.inject == nil {
-		return
+		return 0
 	}
-	if f := d.inject(); f.Stall > 0 {
+	f := d.inject()
+	if f.Stall > 0 {
 		f.acted()
-		time.Sleep(f.Stall)
 	}
+	return f.Stall
 }
 
 // refuse is the error of a write that is not even begun, which it counts.

@@ -55,6 +55,7 @@ func TestInjectedFaultsStopEveryDurableStepAndHeal(t *testing.T) {
 			must(t, st.Apply(2, []fulcrum.Entry{entry("k", "new", 2)}, nil)) // memory only
 			for step, do := range map[string]func() error{
 				"append":      func() error { return l.Append(4, [][]byte{{4}}) },
+				"begin":       func() error { return beginAndWait(l, 4, [][]byte{{4}}) },
 				"lazy append": func() error { return lazy.Append(1, [][]byte{{4}}) },
 				"set meta":    func() error { return l.SetMeta(map[string][]byte{"k": {1}}) },
 				"truncate":    func() error { return l.TruncateAfter(1) },
@@ -296,8 +297,8 @@ func TestFailureThatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
-// appendAllUntilError appends to one log of each durability at once and returns
-// what each was told to be durable.
+// appendAllUntilError appends to one log of each durability at once, by Append or by
+// Begin, and returns what each was told to be durable.
 func appendAllUntilError(t *testing.T, s *Store, durability []Durability, after func(total int64)) []uint64 {
 	acked := make([]uint64, len(durability))
 	logs := make([]replication.Log, len(acked))
@@ -307,9 +308,13 @@ func appendAllUntilError(t *testing.T, s *Store, durability []Durability, after 
 	var total atomic.Int64
 	var wg sync.WaitGroup
 	for g, l := range logs {
+		add := l.Append
+		if g%2 == 1 {
+			add = func(from uint64, records [][]byte) error { return beginAndWait(l, from, records) }
+		}
 		wg.Go(func() {
 			for i := uint64(1); i < 200_000; i++ { // a log rotates long before
-				err := l.Append(i, [][]byte{[]byte("record")})
+				err := add(i, [][]byte{[]byte("record")})
 				if err != nil {
 					if !errors.Is(err, fulcrum.ErrDisk) {
 						t.Errorf("append: %v", err)

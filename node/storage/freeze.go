@@ -23,6 +23,7 @@ type freezeFS struct {
 	vfs.FS
 	disk   *disk
 	synced *synced
+	after  func()      // called when a write-ahead log was synced, or that failed
 	armed  atomic.Bool // Open has returned: before that errors go to its caller
 }
 
@@ -162,6 +163,9 @@ func (f *freezeFile) SyncData() error { return f.sync(f.File.SyncData) }
 // sync notes how far the file is then on disk. A manifest is synced seldom, and the
 // note with it: pebble goes on to remove what the manifest no longer needs.
 func (f *freezeFile) sync(do func() error) error {
+	if f.log {
+		defer f.fs.after() // whatever came of it: pebble now lets go those who wait
+	}
 	return f.step("sync", func() error {
 		written := f.written.Load()
 		if err := do(); err != nil || written == 0 || !tracked(f.name) {

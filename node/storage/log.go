@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -29,6 +30,8 @@ type groupLog struct {
 	// changing holds one token: whoever has it may change the log. Readers do not
 	// need it.
 	changing chan struct{}
+	queue    *completions // of what was begun last; see queueFor
+	begun    atomic.Int64 // and not completed yet
 
 	mu          sync.Mutex // protects what follows; never held during I/O or a wait
 	first, last uint64     // first is last+1 when there is no record
@@ -135,43 +138,68 @@ func (l *groupLog) Append(from uint64, records [][]byte) error {
 		return nil
 	}
 	return l.change(func(_, last uint64) error {
-		wait, err := l.extend(last, from, records)
-		if err == nil {
-			err = wait()
+		b, d, err := l.prepare(last, from, records)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			l.set(func() { l.last = last + uint64(len(records)) })
+		defer l.s.done(b)
+		if err := l.s.append(b, d == Fsync); err != nil {
+			return err
 		}
-		return err
+		l.wrote(d, last+uint64(len(records)))
+		return nil
 	})
 }
 
 // Begin stores records, to be synced; see replication.Log. Pebble syncs its log from
-// the front, so no later change of the log is durable before them.
-func (l *groupLog) Begin(from uint64, records [][]byte) (wait func() error, err error) {
-	if len(records) == 0 {
-		return func() error { return nil }, nil
-	}
-	err = l.change(func(_, last uint64) error {
-		if wait, err = l.extend(last, from, records); err == nil {
-			l.set(func() { l.last = last + uint64(len(records)) })
+// the front, so no later change of the log is durable before them. Done is called by
+// completions, whatever the durability: never before Begin has done its work.
+func (l *groupLog) Begin(from uint64, records [][]byte, done func(error)) error {
+	return l.change(func(_, last uint64) error {
+		if len(records) == 0 {
+			return l.s.begin(begun{log: l, done: done})
 		}
-		return err
+		b, d, err := l.prepare(last, from, records)
+		if err != nil {
+			return err
+		}
+		if err := l.s.begin(begun{log: l, batch: b, sync: d == Fsync, done: done}); err != nil {
+			l.s.done(b)
+			return err
+		}
+		l.wrote(d, last+uint64(len(records)))
+		return nil
 	})
-	return wait, err
 }
 
-// extend writes records behind last. The caller alone may change the log.
-func (l *groupLog) extend(last, from uint64, records [][]byte) (wait func() error, err error) {
+// prepare makes the batch that appends records, and tells how durable this log is set
+// to be. The caller alone may change the log.
+func (l *groupLog) prepare(last, from uint64, records [][]byte) (*pebble.Batch, Durability, error) {
 	if from != last+1 {
-		return nil, fulcrum.Errorf(fulcrum.CodeInternal, "append to the log of group %d epoch %d at %d: its last index is %d",
+		return nil, 0, fulcrum.Errorf(fulcrum.CodeInternal, "append to the log of group %d epoch %d at %d: its last index is %d",
 			l.key.group, l.key.epoch, from, last)
 	}
-	b := l.batch(from, records)
-	if wait, err = l.append(b); err != nil {
-		l.s.done(b)
+	l.mu.Lock()
+	d := l.durability
+	l.mu.Unlock()
+	if d == Fsync && mutant.On("no-fsync") && l.key.group != fulcrum.CatalogGroup {
+		d = Memory // mutant: says that it is on disk, and has not synced it
 	}
-	return wait, err
+	// A full disk refuses every append; a stalled sync holds up only those that sync.
+	if l.s.disk.inject != nil {
+		if err := l.s.disk.inject().refuse(); err != nil {
+			return nil, 0, err
+		}
+	}
+	return l.batch(from, records), d, nil
+}
+
+// wrote shows records up to last, and has them synced if nobody waits for that.
+func (l *groupLog) wrote(d Durability, last uint64) {
+	l.set(func() { l.last = last })
+	if d == Interval && !l.s.lazy.Swap(true) {
+		notify(l.s.lazyC)
+	}
 }
 
 // batch holds records, each under its own key.
@@ -190,33 +218,6 @@ func (l *groupLog) batch(from uint64, records [][]byte) *pebble.Batch {
 		_ = op.Finish() // only a batch with an index can fail
 	}
 	return b
-}
-
-// append writes b and returns how to wait until it is as durable as this log is set
-// to; wait gives b back.
-func (l *groupLog) append(b *pebble.Batch) (wait func() error, err error) {
-	l.mu.Lock()
-	d := l.durability
-	l.mu.Unlock()
-	if d == Fsync && mutant.On("no-fsync") && l.key.group != fulcrum.CatalogGroup {
-		d = Memory // mutant: says that it is on disk, and has not synced it
-	}
-	// A full disk refuses every append; a stalled sync holds up only those that sync.
-	if l.s.disk.inject != nil {
-		if err := l.s.disk.inject().refuse(); err != nil {
-			return nil, err
-		}
-	}
-	if d == Fsync {
-		return l.s.begin(b)
-	}
-	if err := l.s.commit(b, false); err != nil {
-		return nil, err
-	}
-	if d == Interval && !l.s.lazy.Swap(true) {
-		notify(l.s.lazyC)
-	}
-	return func() error { l.s.done(b); return nil }, nil
 }
 
 // Get returns a copy of the record at index, or replication.ErrNoRecord.

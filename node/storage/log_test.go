@@ -108,7 +108,11 @@ func TestLogIsASlice(t *testing.T) {
 			"append": func(t *rapid.T) {
 				m, l, _ := pick(t)
 				records := rapid.SliceOfN(rapid.SliceOfN(rapid.Byte(), 0, 40), 1, 5).Draw(t, "records")
-				ok(l.Append(m.last+1, records))
+				add := l.Append
+				if rapid.Bool().Draw(t, "begin") {
+					add = func(from uint64, records [][]byte) error { return beginAndWait(l, from, records) }
+				}
+				ok(add(m.last+1, records))
 				for _, r := range records {
 					m.last++
 					m.records[m.last] = string(r)

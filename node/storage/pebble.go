@@ -20,12 +20,13 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		FS:                          fs,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		CacheSize:                   8 << 20,
-		MemTableSize:                8 << 20,
+		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 4,
-		MaxOpenFiles:                256,
-		DisableTableStats:           true,
-		WALMinSyncInterval:          s.company.interval,
-		Logger:                      pebbleLogger{s},
+
+		MaxOpenFiles:       256,
+		DisableTableStats:  true,
+		WALMinSyncInterval: s.company.interval,
+		Logger:             pebbleLogger{s},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				s.logger.Error("log: background write failed", "err", err)
@@ -66,7 +67,7 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 // means that nothing was written. The caller gives the batch back.
 func (s *Store) commit(b *pebble.Batch, sync bool) error {
 	if !sync {
-		return s.write(b, pebble.NoSync)
+		return s.write(b, false)
 	}
 	id := s.disk.begin()
 	defer s.disk.end(id)
@@ -74,30 +75,29 @@ func (s *Store) commit(b *pebble.Batch, sync bool) error {
 		return err
 	}
 	start := time.Now()
-	if err := s.write(b, pebble.Sync); err != nil {
+	if err := s.write(b, true); err != nil {
 		return err
 	}
 	return s.awaitSync(b, start)
 }
 
-// begin writes a batch to the log. The wait that it returns, once the batch is on
-// disk, gives the batch back.
-func (s *Store) begin(b *pebble.Batch) (wait func() error, err error) {
+// append is commit for records, whose faults are injected elsewhere: groupLog.prepare
+// refuses them, and a stall begins when they can be read already. It does without
+// completions: its caller is woken by pebble itself.
+func (s *Store) append(b *pebble.Batch, sync bool) error {
+	if !sync {
+		return s.write(b, false)
+	}
 	start := time.Now()
 	id := s.disk.begin()
+	defer s.disk.end(id)
 	s.company.enter()
-	if err := s.write(b, pebble.Sync); err != nil {
-		s.company.leave()
-		s.disk.end(id)
-		return nil, err
+	defer s.company.leave()
+	if err := s.write(b, true); err != nil {
+		return err
 	}
-	return func() error {
-		defer s.company.leave()
-		defer s.disk.end(id)
-		defer s.done(b)
-		s.disk.stall()
-		return s.awaitSync(b, start)
-	}, nil
+	s.disk.stall()
+	return s.awaitSync(b, start)
 }
 
 // awaitSync returns when a batch that was written is on disk.
@@ -112,17 +112,22 @@ func (s *Store) awaitSync(b *pebble.Batch, start time.Time) error {
 
 // write puts a batch into pebble's write-ahead log and memtable, without waiting
 // for the sync.
-func (s *Store) write(b *pebble.Batch, opts *pebble.WriteOptions) error {
+func (s *Store) write(b *pebble.Batch, sync bool) error {
 	s.pipe.Lock()
 	defer s.pipe.Unlock()
+	return s.pass(b, sync)
+}
+
+// pass is write for whoever holds pipe.
+func (s *Store) pass(b *pebble.Batch, sync bool) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
 	err := guard(func() error {
-		if opts.Sync {
-			return s.db.ApplyNoSyncWait(b, opts)
+		if sync {
+			return s.db.ApplyNoSyncWait(b, pebble.Sync)
 		}
-		return s.db.Apply(b, opts)
+		return s.db.Apply(b, pebble.NoSync)
 	})
 	if err != nil {
 		s.wedged = true

@@ -14,7 +14,7 @@
 //
 // Open verifies both before it uses them: verify.go and boltfile.go.
 //
-// Start reading at Open; then log.go and state.go.
+// Start reading at Open; then log.go, begun.go and state.go.
 package storage
 
 import (
@@ -101,6 +101,9 @@ type Store struct {
 	overlayBytes atomic.Int64
 	company      company
 
+	syncing, unsynced *completions  // of writes that wait for a sync, and of others
+	syncs             atomic.Uint64 // of files of the log, so far
+
 	mu     sync.Mutex // protects the maps; never held during I/O or a wait
 	logs   map[logKey]*groupLog
 	states map[stateKey]*state
@@ -141,6 +144,7 @@ func Open(opts Options) (_ *Store, err error) {
 		closing: make(chan struct{}),
 	}
 	s.commitC <- struct{}{}
+	s.syncing, s.unsynced = newCompletions(s), newCompletions(s)
 	defer func() {
 		if err != nil {
 			_ = s.release()
@@ -174,8 +178,8 @@ func Open(opts Options) (_ *Store, err error) {
 // Identity returns whose directory this is.
 func (s *Store) Identity() Identity { return s.id }
 
-// Run commits states in the background, syncs logs of interval durability and
-// removes what logs cut off. It returns nil when ctx ends, and an error of
+// Run commits states in the background, syncs logs of interval durability, removes
+// what logs cut off and says what was begun and is durable (see completions). It returns nil when ctx ends, and an error of
 // CodeDisk when the disk failed: the node must then stop, because what a failed
 // sync left behind is unknowable until the files are read again.
 func (s *Store) Run(ctx context.Context) error {
@@ -184,6 +188,8 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.pace(ctx, s.lazyC, nil, intervalSync, s.syncLazy) })
 	g.Go(func() error { return s.pace(ctx, s.cutC, nil, cutEvery, s.cut) })
 	g.Go(func() error { return s.pace(ctx, s.syncedC, nil, syncedEvery, s.syncSynced) })
+	g.Go(func() error { return s.syncing.serve(ctx) })
+	g.Go(func() error { return s.unsynced.serve(ctx) })
 	g.Go(func() error {
 		select {
 		case <-s.disk.down:
@@ -247,8 +253,12 @@ func (s *Store) shut(flush bool) error {
 			err = s.commitStates(context.Background(), nil)
 			err = errors.Join(err, s.cut(context.Background()), s.syncLazy(context.Background()))
 		}
+		s.pipe.Lock() // whoever holds it writes to a store that is open
 		s.closed.Store(true)
+		s.pipe.Unlock()
 		close(s.closing)
+		s.syncing.finish()
+		s.unsynced.finish()
 		s.closeErr = errors.Join(err, s.release())
 	})
 	return s.closeErr
@@ -320,7 +330,7 @@ func (s *Store) openLog() error {
 	for _, what := range torn {
 		s.logger.Info("log: a write that was cut short", "what", what)
 	}
-	frozen := &freezeFS{FS: fs, disk: s.disk, synced: s.synced}
+	frozen := &freezeFS{FS: fs, disk: s.disk, synced: s.synced, after: s.walSynced}
 	err = guard(func() (err error) {
 		s.db, err = pebble.Open(dir, pebbleOptions(frozen, s))
 		return err

@@ -5,9 +5,8 @@ import (
 	"sync"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
+	"fulcrum/replication/raft/protocol"
 )
 
 // campaign makes this replica ask for an election at once when the log is at the
@@ -17,28 +16,18 @@ import (
 // section 3.10), which is safe at any time. First it waits until a majority has the
 // epoch open: a candidate that asks too early waits a whole election timeout.
 func (c *core) campaign(ctx context.Context, in *instance) {
-	_, last := c.store.bounds()
-	if _, based := c.snaps.current(); last > 1 || !based {
+	if _, based := c.snaps.current(); c.store.Last() > 1 || !based {
 		return // without a configuration it would raise its term for nothing
 	}
 	end := time.Now().Add(2 * c.tuning.Election)
 	for time.Now().Before(end) && ctx.Err() == nil {
-		leader, _ := in.raft.LeaderWithID()
-		voters := in.voters()
+		v := in.view.Load()
+		voters := v.conf.Voters()
 		switch {
-		case leader != "":
+		case v.Leader != "":
 			return
-		case in.raft.State() == hraft.Follower && len(voters) > 0 && c.majorityOpen(ctx, voters):
-			response := make(chan hraft.RPCResponse, 1)
-			rpc := hraft.RPC{RespChan: response, Command: &hraft.TimeoutNowRequest{RPCHeader: header(c.env.Node)}}
-			select {
-			case in.trans.consumer <- rpc:
-			case <-ctx.Done():
-				return
-			}
-			select { // until then it may still look like a follower, and must not be asked again
-			case <-response:
-			case <-ctx.Done():
+		case v.Role == protocol.Follower && len(voters) > 0 && c.majorityOpen(ctx, voters):
+			if !in.ask(ctx, func(r *protocol.Raft, now time.Time) { r.Campaign(now) }) {
 				return
 			}
 		}

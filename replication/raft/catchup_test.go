@@ -35,7 +35,7 @@ func TestCatchingUpOverASlowLinkDoesNotBeginAnew(t *testing.T) {
 				if raft.IsFirstChunk(msg) {
 					transfers.Add(1)
 				}
-			case msg[0] == raft.MsgAppend && !raft.IsHeartbeat(from, msg):
+			case msg[0] == raft.MsgAppend && !raft.IsHeartbeat(msg):
 				v.Delay = 30 * time.Millisecond
 			}
 			return v

@@ -3,19 +3,17 @@ package raft
 import (
 	"context"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/mutant"
+	"fulcrum/replication/raft/protocol"
 )
 
 // The confirmation round makes a read linearizable (Ongaro's thesis, section 6.4,
-// without its heartbeats). hashicorp/raft's VerifyLeader is not enough: it counts
-// non-voters, and answers to heartbeats that were sent before the read.
+// without its heartbeats). What hashicorp/raft does (VerifyLeader) is not enough: it
+// counts non-voters, and answers to heartbeats that were sent before the read.
 //
 // A round belongs to the reads that had arrived when it began. The leader of term T
 //  1. has passed a barrier in T, so that its commit index covers everything that was
@@ -40,18 +38,17 @@ import (
 //
 // What another replica has shown counts, not only what was acknowledged: a follower
 // can apply a command before the leader's own machine does. So the leader, too, waits
-// for the read index. It is never the library's commit index or AppliedIndex: no-ops
-// and configurations never reach the machine, and AppliedIndex is what was handed to
-// the machine, not what it has done.
+// for the read index. It is never the commit index itself: no-ops and configurations
+// never reach the machine.
 //
 // The answer carries the question's nonce, so a late answer to an earlier round is
 // never counted in this one (etcd#20418).
 
 // waiter is one read that waits for a round.
 type waiter struct {
-	gone  atomic.Bool       // nobody waits any more
-	lease bool              // wants the round to take a lease, too
-	done  chan confirmation // holds one
+	gone  atomic.Bool // nobody waits any more
+	lease bool        // wants the round to take a lease, too
+	tell  func(confirmation)
 }
 
 // confirmation is the outcome of a round, or of a question to the leader.
@@ -88,22 +85,31 @@ func (c *core) confirmRound(ctx context.Context, lease bool) (confirmation, erro
 
 // join waits for a round that begins from now on.
 func (c *core) join(ctx context.Context, queue chan *waiter, lease bool, late string) (confirmation, error) {
-	w := &waiter{lease: lease, done: make(chan confirmation, 1)}
-	select {
-	case queue <- w:
-	default:
-		return confirmation{}, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d reads are waiting already", cap(queue))
-	}
-	if c.stopping.Load() {
-		c.close()
+	done := make(chan confirmation, 1)
+	w := &waiter{lease: lease, tell: func(r confirmation) { done <- r }}
+	if err := c.enter(queue, w); err != nil {
+		return confirmation{}, err
 	}
 	select {
-	case r := <-w.done:
+	case r := <-done:
 		return r, r.err
 	case <-ctx.Done():
 		w.gone.Store(true)
 		return confirmation{}, unavailable(c.env.Node, "%s", late)
 	}
+}
+
+// enter makes w wait for a round that begins from now on.
+func (c *core) enter(queue chan *waiter, w *waiter) error {
+	select {
+	case queue <- w:
+	default:
+		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d reads are waiting already", cap(queue))
+	}
+	if c.stopping.Load() {
+		c.close() // run may have drained the queue before we entered it
+	}
+	return nil
 }
 
 // reflect waits until the machine of a leader has applied index.
@@ -146,7 +152,7 @@ func (c *core) shareRounds(ctx context.Context, queue chan *waiter, round func(c
 		}
 		pace = paceAfter(len(waiting)+len(queue), time.Since(begun), roundPace)
 		for _, w := range waiting {
-			w.done <- r
+			w.tell(r)
 		}
 		clear(waiting)
 		waiting = waiting[:0]
@@ -199,11 +205,11 @@ func stillWaiting(ws []*waiter) []*waiter {
 // round runs one round; again says that it proved nothing either way.
 func (c *core) round(ctx context.Context, in *instance, lease bool) (r confirmation, again bool) {
 	stopped := confirmation{err: unavailable(c.env.Node, "this replica is stopping")}
-	term := in.raft.CurrentTerm()
+	term := in.term()
 	if _, self := c.leading(in); !self {
 		return confirmation{err: c.notLeader("not the leader any more")}, false
 	}
-	if err := c.barrier(in, term); err != nil || in.raft.CurrentTerm() != term {
+	if err := c.barrier(in, term); err != nil || in.term() != term {
 		if ctx.Err() != nil {
 			return stopped, false
 		}
@@ -211,73 +217,68 @@ func (c *core) round(ctx context.Context, in *instance, lease bool) (r confirmat
 	}
 	// Before the commit index is read and the first question leaves: see proofs, lease.go.
 	r = confirmation{term: term, leader: c.env.Node, at: time.Now()}
-	r.commit.index = c.committed(in)
+	r.commit.index = in.commit.Load()
 	r.index, r.commit.term = c.readIndex(r.commit.index)
-	voters := in.voters()
+	v := in.view.Load()
+	voters := v.conf.Voters()
 	r.need = len(voters)/2 + 1
 	asking := c.newQuestion(term, lease)
-	promised, done := c.askVoters(ctx, in, voters, asking, &r)
+	promised := c.askVoters(ctx, in, voters, asking, &r)
 	if c.silent() { // what was read from the log may be wrong
-		done(true)
 		return stopped, false
 	}
 	if r.acks >= r.need {
-		done(true)
-		c.leases.take(in, asking, voters, r.at, promised)
+		c.leases.take(in, asking, v.confIndex, r.at, promised)
 		c.proofs.add(r)
 		return r, false
 	}
-	if _, self := c.leading(in); in.raft.CurrentTerm() != term || !self {
-		done(true)
+	if _, self := c.leading(in); in.term() != term || !self {
 		return confirmation{err: c.notLeader("not the leader any more")}, false
 	}
-	done(false)
 	pause(ctx, 10*time.Millisecond)
 	return stopped, true
 }
 
 // askVoters counts in r.acks those that say that the term is still the question's,
 // until they are a majority or cannot be. promised is the shortest promise that any
-// of those counted gave. The caller calls done, which waits for the calls to end.
-func (c *core) askVoters(ctx context.Context, in *instance, voters []fulcrum.NodeID, q question, r *confirmation) (promised time.Duration, done func(abort bool)) {
-	ctx, cancel := context.WithTimeout(ctx, c.tuning.RPC)
+// of those counted gave. An answer that comes later is heard by nobody.
+func (c *core) askVoters(ctx context.Context, in *instance, voters []fulcrum.NodeID, q question, r *confirmation) (promised time.Duration) {
 	type reply struct {
 		is       bool
 		promised time.Duration
 	}
 	if mutant.On("non-voter-counted") {
-		voters = in.members() // mutant: asks those too whose word says nothing
+		voters = append(in.others(), c.env.Node) // mutant: asks those too whose word says nothing
 	}
-	var asks sync.WaitGroup
-	answers := make(chan reply, len(voters))
+	answers := make(chan reply, len(voters)) // who answers never waits
 	asked := 0
+	msg := q.encode()
 	for _, id := range voters {
 		if id == c.env.Node {
 			continue
 		}
 		asked++
-		asks.Go(func() {
-			is, promised := c.ask(ctx, id, q)
+		in.call(id, c.tuning.RPC, msg, func(b []byte, err error) {
+			is, promised := c.asked(id, q, b, err)
 			answers <- reply{is, promised}
 		})
 	}
-	if asked < len(voters) && in.raft.CurrentTerm() == q.term && !c.silent() {
+	if asked < len(voters) && in.term() == q.term && !c.silent() {
 		r.acks++
 	}
 	promised = q.lease
 	for ; asked > 0 && r.acks < r.need && r.acks+asked >= r.need; asked-- {
-		if a := <-answers; a.is {
-			r.acks++
-			promised = min(promised, a.promised)
+		select {
+		case a := <-answers:
+			if a.is {
+				r.acks++
+				promised = min(promised, a.promised)
+			}
+		case <-ctx.Done():
+			return 0
 		}
 	}
-	return promised, func(abort bool) {
-		if abort {
-			cancel()
-		}
-		asks.Wait() // at the latest when ctx ends
-		cancel()
-	}
+	return promised
 }
 
 // pause waits for d or for the end of ctx.
@@ -316,10 +317,9 @@ func decodeQuestion(r *fulcrum.Reader) (question, error) {
 	return q, finish(r)
 }
 
-// ask reports whether a voter says that it is in exactly this term, and for how long
-// it promises to elect nobody else.
-func (c *core) ask(ctx context.Context, id fulcrum.NodeID, q question) (is bool, promised time.Duration) {
-	b, err := c.env.Peers.Call(ctx, id, q.encode())
+// asked reports whether a voter's answer says that it is in exactly this term, and for
+// how long it promises to elect nobody else.
+func (c *core) asked(id fulcrum.NodeID, q question, b []byte, err error) (is bool, promised time.Duration) {
 	if err != nil {
 		return false, 0
 	}
@@ -337,24 +337,18 @@ func (c *core) ask(ctx context.Context, id fulcrum.NodeID, q question) (is bool,
 }
 
 // answerConfirm says which term this replica is in. The term is durable before the
-// library lets it be seen, so the answer holds through a crash; a promise does not
+// protocol's view shows it, so the answer holds through a crash; a promise does not
 // (see lease.go).
 func (c *core) answerConfirm(in *instance, from fulcrum.NodeID, r *fulcrum.Reader) ([]byte, error) {
 	q, err := decodeQuestion(r)
 	if err != nil {
 		return nil, fulcrum.AsError(err)
 	}
-	term, promised := c.promises.give(from, q, c.grants(q.lease), in.raft.CurrentTerm)
+	term, promised := c.promises.give(from, q, c.grants(q.lease), in.term)
 	if c.silent() {
 		return nil, unavailable(c.env.Node, "this replica is stopping")
 	}
 	return uvarints([]byte{0}, q.nonce, term, uint64(promised/time.Microsecond)), nil
-}
-
-// committed is what may be taken for committed now; see durable.go. Nobody has been
-// told, and nobody has shown, more.
-func (c *core) committed(in *instance) uint64 {
-	return min(in.raft.CommitIndex(), c.store.durableIndex())
 }
 
 // readIndex returns the last command at or below commit, and commit's own term, 0
@@ -368,18 +362,18 @@ func (c *core) readIndex(commit uint64) (index, commitTerm uint64) {
 	applied := c.machine.applied()
 	index = applied
 	for i := commit; i > 0; i-- {
-		var l hraft.Log
 		if i+searchBelow < applied {
 			break
 		}
-		if c.store.GetLog(i, &l) != nil {
+		e, ok := c.store.entry(i)
+		if !ok {
 			index = max(i, applied)
 			break
 		}
 		if i == commit {
-			commitTerm = l.Term
+			commitTerm = e.Term
 		}
-		if l.Type == hraft.LogCommand {
+		if e.Kind == protocol.Command {
 			index = i
 			break
 		}

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/consistency"
 	"fulcrum/mutant"
@@ -250,8 +248,8 @@ func (k *keeper) expireLoop(ctx context.Context, in *instance) {
 	for ctx.Err() == nil {
 		moved, elected := k.due.moved.wait(), k.core.elected.wait()
 		idle.Stop()
-		if in.raft.State() == hraft.Leader && k.fence.Load() == nil {
-			if term := in.raft.CurrentTerm(); term != told && k.due.pending() {
+		if in.leads() && k.fence.Load() == nil {
+			if term := in.term(); term != told && k.due.pending() {
 				told = term
 				if k.core.barrier(in, term) == nil {
 					k.tellTime(ctx)

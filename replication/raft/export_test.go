@@ -4,16 +4,18 @@ import (
 	"context"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 )
 
-// VerifyLeader is the library's own check, which the tests show to be unsafe.
-func (g *Group) VerifyLeader() error { return g.core.instance.Load().raft.VerifyLeader().Error() }
+// VerifyLeader is hashicorp/raft's check, which the tests show to be unsafe.
+func (g *Group) VerifyLeader() error { return g.core.verify() }
 
-// VerifyLeader is the library's own check, which the tests show to be unsafe.
-func (r *Replica) VerifyLeader() error { return r.core.instance.Load().raft.VerifyLeader().Error() }
+// VerifyLeader is hashicorp/raft's check, which the tests show to be unsafe.
+func (r *Replica) VerifyLeader() error { return r.core.verify() }
+
+func (c *core) verify() error {
+	return c.verifyLeader(context.Background(), c.instance.Load())
+}
 
 // Snapshot cuts the log now.
 func (g *Group) Snapshot(ctx context.Context) error {
@@ -28,26 +30,13 @@ func (r *Replica) Snapshot(ctx context.Context) error {
 // ShortenGrace lets tombstones go after d. Call it before Run.
 func (g *Group) ShortenGrace(d time.Duration) { g.keeper.grace, g.keeper.due.every = d, d/4 }
 
-// Renew replaces the library's instance.
-func (g *Group) Renew() { g.core.renew("a test asks for it") }
-
-// Transfer is the library's own transfer of leadership, without what handOver waits for.
-func (g *Group) Transfer(to fulcrum.NodeID) error {
-	return g.core.instance.Load().raft.LeadershipTransferToServer(hraft.ServerID(to), hraft.ServerAddress(to)).Error()
-}
-
-// Instance tells one life of the library from another.
-func (g *Group) Instance() any { return g.core.instance.Load() }
-
-// Pipeline asks the transport for a pipeline.
-func (g *Group) Pipeline(to fulcrum.NodeID) error {
-	_, err := g.core.instance.Load().trans.AppendEntriesPipeline(hraft.ServerID(to), hraft.ServerAddress(to))
-	return err
-}
+// Transfer makes another replica ask for an election with this one's leave, without what
+// handOver waits for.
+func (g *Group) Transfer(to fulcrum.NodeID) error { return g.core.instance.Load().timeoutNow(to) }
 
 // Configured reports whether the replica knows a configuration.
 func (g *Group) Configured() bool {
-	return len(g.core.instance.Load().raft.GetConfiguration().Configuration().Servers) > 0
+	return len(g.core.instance.Load().view.Load().conf.Members) > 0
 }
 
 // AskLeader does what a replica that does not lead does for a linearizable read.
@@ -68,6 +57,7 @@ const (
 	MsgInstall    = msgInstall
 	MsgConfirm    = msgConfirm
 	MsgReadIndex  = msgReadIndex
+	MsgBeat       = msgBeat
 )
 
 // IsFirstChunk reports whether msg begins the transfer of a snapshot.
@@ -79,14 +69,20 @@ func IsFirstChunk(msg []byte) bool {
 	return err == nil && c.offset == 0
 }
 
-// IsHeartbeat reports whether msg is an append without entries that proves nothing.
-func IsHeartbeat(from fulcrum.NodeID, msg []byte) bool {
-	if len(msg) == 0 || msg[0] != msgAppend {
-		return false
+// TransferOf tells which transfer of a snapshot msg belongs to; 0: none.
+func TransferOf(msg []byte) uint64 {
+	if len(msg) == 0 || msg[0] != msgInstall {
+		return 0
 	}
-	req, err := decodeAppend(from, fulcrum.NewReader(msg[1:]))
-	return err == nil && isHeartbeat(req)
+	c, err := decodeChunk(fulcrum.NewReader(msg[1:]))
+	if err != nil {
+		return 0
+	}
+	return c.transfer
 }
+
+// IsHeartbeat reports whether msg is a heartbeat.
+func IsHeartbeat(msg []byte) bool { return len(msg) > 0 && msg[0] == msgBeat }
 
 // TimeoutNow is the message that makes a voter ask for an election at once.
 func TimeoutNow() []byte { return []byte{msgTimeoutNow} }

@@ -3,12 +3,12 @@ package raft
 import (
 	"bufio"
 	"bytes"
+	"reflect"
 	"testing"
-
-	hraft "github.com/hashicorp/raft"
 
 	"fulcrum"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 )
 
 type replicationNode = fulcrum.NodeID
@@ -17,10 +17,11 @@ func bodyOf(msg []byte) *fulcrum.Reader { return fulcrum.NewReader(msg[1:]) }
 
 // No bytes make a decoder panic, and what it takes it writes the same way again.
 func FuzzMessages(f *testing.F) {
-	conf := hraft.EncodeConfiguration(hraft.Configuration{Servers: []hraft.Server{server("a", hraft.Voter)}})
-	f.Add(encodeAppend(&hraft.AppendEntriesRequest{Term: 3, PrevLogEntry: 4, Entries: []*hraft.Log{{Index: 5, Term: 3, Data: []byte("x")}}}))
-	f.Add(encodeAppend(&hraft.AppendEntriesRequest{Term: 3, Entries: []*hraft.Log{{Index: 1, Type: hraft.LogConfiguration, Data: conf}}}))
-	f.Add(encodeVote(msgVote, 1, 2, 3, true, release{holder: "a", term: 1, nonce: 7}))
+	conf := virtualSnapshot([]fulcrum.NodeID{"a"}).Config.Append(nil)
+	f.Add(encodeAppend(&protocol.Append{Term: 3, Prev: 4, Entries: []protocol.Entry{{Index: 5, Term: 3, Data: []byte("x")}}}))
+	f.Add(encodeAppend(&protocol.Append{Term: 3, Entries: []protocol.Entry{{Index: 1, Kind: protocol.Members, Data: conf}}}))
+	f.Add(encodeBeat(protocol.Heartbeat{Term: 3, Commit: 2, CommitTerm: 1}))
+	f.Add(encodeVote(protocol.Vote{Term: 1, Last: 2, LastTerm: 3, Transfer: true}, release{holder: "a", term: 1, nonce: 7}))
 	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
 	f.Add(entry{kind: entryBatch, items: [][]byte{[]byte("x")}}.encode())
 	txn := replication.WriteRequest{ID: "id", If: []fulcrum.Compare{{Key: []byte("k")}}, Writes: []fulcrum.Write{{Op: fulcrum.OpGet, Key: []byte("k")}},
@@ -31,18 +32,25 @@ func FuzzMessages(f *testing.F) {
 		if len(b) == 0 {
 			return
 		}
-		if req, err := decodeAppend("n", bodyOf(b)); err == nil {
-			again, err := decodeAppend("n", bodyOf(encodeAppend(req)))
-			if err != nil || len(again.Entries) != len(req.Entries) || again.Term != req.Term {
-				t.Errorf("append: %v", err)
+		if m, err := decodeAppend(bodyOf(b)); err == nil {
+			again, err := decodeAppend(bodyOf(encodeAppend(&m)))
+			if err != nil || !reflect.DeepEqual(again, m) {
+				t.Errorf("append %+v became %+v, %v", m, again, err)
 			}
 		}
-		if v, off, err := decodeVote("n", bodyOf(b)); err == nil {
-			_, again, err := decodeVote("n", bodyOf(encodeVote(msgVote, v.Term, v.LastLogIndex, v.LastLogTerm, v.LeadershipTransfer, off)))
-			if err != nil || again != off {
-				t.Errorf("vote: %v, release %+v became %+v", err, off, again)
+		if m, err := decodeBeat(bodyOf(b)); err == nil {
+			if again, err := decodeBeat(bodyOf(encodeBeat(m))); err != nil || again != m {
+				t.Errorf("heartbeat %+v became %+v, %v", m, again, err)
 			}
 		}
+		if v, off, err := decodeVote(bodyOf(b), false); err == nil {
+			w, again, err := decodeVote(bodyOf(encodeVote(v, off)), false)
+			if err != nil || again != off || w != v {
+				t.Errorf("vote %+v, %+v became %+v, %+v, %v", v, off, w, again, err)
+			}
+		}
+		_, _ = decodeReply(b)
+		_, _ = decodeVoteReply(b)
 		if q, err := decodeQuestion(bodyOf(b)); err == nil {
 			if again, err := decodeQuestion(bodyOf(q.encode())); err != nil || again != q {
 				t.Errorf("question %+v became %+v, %v", q, again, err)

@@ -4,12 +4,11 @@ import (
 	"context"
 	"fmt"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/consistency"
 	"fulcrum/mutant"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 )
 
 // Options tunes a Group.
@@ -50,7 +49,7 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	inTerm, err := env.Log.Meta(metaTerm)
+	inTerm, err := env.Log.Meta(metaHard)
 	if err != nil {
 		return nil, c.diskError(err)
 	}
@@ -81,9 +80,10 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 }
 
 func virtualSnapshot(replicas []fulcrum.NodeID) snapshotMeta {
-	m := snapshotMeta{Index: 1, Term: 1, ConfigIndex: 1}
+	m := snapshotMeta{Index: 1, Term: 1}
+	m.Config.Index = 1
 	for _, id := range replicas {
-		m.Config.Servers = append(m.Config.Servers, server(id, hraft.Voter))
+		m.Config.Members = append(m.Config.Members, protocol.Member{ID: id, Voter: true})
 	}
 	return m
 }
@@ -97,6 +97,11 @@ func (g *Group) Run(ctx context.Context) error {
 // Handle implements replication.Group.
 func (g *Group) Handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
 	return g.core.handle(ctx, from, msg)
+}
+
+// HandleAsync implements replication.AsyncGroup.
+func (g *Group) HandleAsync(from fulcrum.NodeID, msg []byte, answer func([]byte, error)) (taken bool) {
+	return g.core.take(from, msg, answer)
 }
 
 // Write implements replication.Group: every level is a majority's.
@@ -123,12 +128,16 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but without a result")
 	}
 	need := len(g.env.Replicas)/2 + 1
+	acks := g.core.peers.holding(a.index)
+	if g.core.store.Durable() >= a.index {
+		acks++
+	}
 	given := consistency.L(consistency.QuorumOf)
 	if req.Level.Kind == consistency.Linearizable {
 		given = req.Level
 	}
 	return replication.WriteReply{Results: results, Else: orElse, Outcome: replication.Outcome{
-		Given: given, Leader: g.env.Node, Acks: max(need, 1+g.core.peers.holding(a.index)), Needed: need, Clock: g.keeper.estimate(),
+		Given: given, Leader: g.env.Node, Acks: max(need, acks), Needed: need, Clock: g.keeper.estimate(),
 		Position: replication.Position{Term: a.term, Index: a.index},
 	}}, nil
 }
@@ -199,7 +208,7 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 func (g *Group) position() replication.Position {
 	p := replication.Position{}
 	if in := g.core.instance.Load(); in != nil {
-		p.Term = in.raft.CurrentTerm()
+		p.Term = in.term()
 	}
 	return p
 }
@@ -290,17 +299,11 @@ func (c *core) status() replication.Status {
 		return s
 	}
 	s.Leader, s.IsLeader = c.leading(in)
-	s.Term, s.LastIndex, s.Committed = in.raft.CurrentTerm(), in.raft.LastIndex(), in.raft.CommitIndex()
+	s.Term, s.LastIndex, s.Committed = in.term(), c.store.Last(), in.commit.Load()
 	if !s.IsLeader {
-		s.Behind, s.BehindFor = c.peers.behind(in.raft.AppliedIndex(), c.tuning.Election)
+		s.Behind, s.BehindFor = c.peers.behind(in.applied.Load(), c.tuning.Election)
 		return s
 	}
-	var others []fulcrum.NodeID
-	for _, srv := range in.raft.GetConfiguration().Configuration().Servers {
-		if id := fulcrum.NodeID(srv.ID); id != c.env.Node {
-			others = append(others, id)
-		}
-	}
-	s.Peers = c.peers.status(others, s.LastIndex)
+	s.Peers = c.peers.status(in.others(), s.LastIndex)
 	return s
 }

@@ -6,22 +6,18 @@ import (
 	"fmt"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
+	"fulcrum/replication/raft/protocol"
 )
 
 // Leadership moves on purpose in two ways.
 //
 // handOver is the leader's own step: it stops proposing, waits until the heir holds the
-// whole log, and lets the library transfer. Nobody's write gets an unknown outcome:
-// turn is free only while no entry of ours is under way, and what arrives meanwhile
-// waits in the queue until the new leader is there, and is then sent to it.
-//
-// Waiting for the heir is also what keeps us out of hashicorp/raft#696: the library
-// waits for a lagging heir on a channel without a way out, and a second transfer to the
-// same heir then blocks for good, with the leader, and every later leadership of this
-// instance, refusing all entries. stuckTransfer is the net under it.
+// whole log, and tells it to ask for an election (Ongaro's thesis, 3.10). Nobody's write
+// gets an unknown outcome: turn is free only while no entry of ours is under way, and
+// what arrives meanwhile waits in the queue until the new leader is there, and is then
+// sent to it. Every wait has an end: a heir that lags, or never answers, costs the
+// hand-over and nothing else (compare hashicorp/raft#696).
 //
 // yield (stall.go) is the step of a guard beside a leader whose disk stands still.
 
@@ -84,7 +80,7 @@ func (c *core) handOver(ctx context.Context, to fulcrum.NodeID) error {
 	var last error
 	for {
 		in := c.instance.Load()
-		if in == nil || in.raft.State() != hraft.Leader {
+		if in == nil || !in.leads() {
 			return nil
 		}
 		id := to
@@ -94,7 +90,7 @@ func (c *core) handOver(ctx context.Context, to fulcrum.NodeID) error {
 		if id == "" {
 			return unavailable(c.env.Node, "no other voter takes the leadership: %v", last)
 		}
-		if last = c.transfer(ctx, in, id); last == nil || in.raft.State() != hraft.Leader {
+		if last = c.transfer(ctx, in, id); last == nil || !in.leads() {
 			return nil
 		}
 		if to != "" {
@@ -116,13 +112,37 @@ func (c *core) transfer(ctx context.Context, in *instance, id fulcrum.NodeID) er
 	if err := c.levels(ctx, in, id); err != nil {
 		return err
 	}
-	in.trans.refusal.Store(nil)
 	defer c.leases.pause()()
-	err := c.await(ctx, in, func() future {
-		return in.raft.LeadershipTransferToServer(hraft.ServerID(id), hraft.ServerAddress(id))
-	})
-	if e := in.trans.refusal.Load(); err != nil && e != nil { // the library keeps only its text
-		return e
+	if err := in.timeoutNow(id); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.tuning.Election)
+	defer cancel()
+	for {
+		elected := c.elected.wait()
+		if !in.leads() {
+			return nil
+		}
+		select {
+		case <-elected:
+		case <-in.ctx.Done():
+			return errStopping
+		case <-ctx.Done():
+			return fmt.Errorf("%s was not elected: %w", id, ctx.Err())
+		}
+	}
+}
+
+// timeoutNow makes id ask for an election at once, with this leader's leave. Every lease
+// is given up before the message leaves.
+func (in *instance) timeoutNow(id fulcrum.NodeID) error {
+	off := in.core.leases.giveUp(in.core)
+	if in.core.silent() {
+		return errStopping
+	}
+	b, err := in.wait(id, in.core.tuning.RPC, off.append([]byte{msgTimeoutNow}))
+	if err == nil {
+		_, err = openReply(b)
 	}
 	return err
 }
@@ -132,12 +152,12 @@ func (c *core) levels(ctx context.Context, in *instance, id fulcrum.NodeID) erro
 	ctx, cancel := context.WithTimeout(ctx, c.tuning.Election)
 	defer cancel()
 	for {
-		last, match := in.raft.LastIndex(), c.peers.matchOf(id)
+		last, match := c.store.Last(), c.peers.matchOf(id)
 		if match >= last {
 			return nil
 		}
-		if in.raft.State() != hraft.Leader {
-			return hraft.ErrNotLeader
+		if !in.leads() {
+			return protocol.ErrNotLeader
 		}
 		pause(ctx, 5*time.Millisecond)
 		if ctx.Err() != nil {

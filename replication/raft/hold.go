@@ -90,7 +90,7 @@ func (s *store) caughtUp(id fulcrum.NodeID, match, trailing uint64) {
 // kept returns the first entry that must stay, 0 for none. The caller holds mu.
 func (s *store) kept() (first uint64) {
 	for name, h := range s.holds.by {
-		if !h.sending && time.Since(h.moved) > holdIdle || s.appended-h.began > s.holdBytes {
+		if !h.sending && time.Since(h.moved) > holdIdle || s.appended-h.began > s.bounds.hold {
 			delete(s.holds.by, name)
 			continue
 		}

@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
 	"fulcrum"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 	"fulcrum/replication/replicationtest"
 )
 
@@ -50,7 +50,7 @@ func (l *journal) apply(req replication.WriteRequest) any {
 	l.index++
 	stamp := fulcrum.Version{Time: uint64(l.at/time.Millisecond) << 16, Actor: 1}
 	e := entry{kind: entryBatch, stamp: stamp, items: [][]byte{encodeRequest(req)}}
-	res := l.k.apply([]*hraft.Log{{Index: l.index, Term: 2, Data: e.encode()}})[0].(*entryResult)
+	res := l.k.apply([]protocol.Entry{{Index: l.index, Term: 2, Data: e.encode()}})[0].(*entryResult)
 	if res.err != nil {
 		l.t.Fatal(res.err)
 	}

@@ -2,19 +2,15 @@ package raft
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
-	"log/slog"
 	"reflect"
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
-	hraft "github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
 	"fulcrum"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 	"fulcrum/replication/replicationtest"
 )
 
@@ -34,7 +30,7 @@ func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper 
 
 func draws[T any](t *rapid.T, label string, of ...T) T { return rapid.SampledFrom(of).Draw(t, label) }
 
-func anyEntry(t *rapid.T, index uint64) *hraft.Log {
+func anyEntry(t *rapid.T, index uint64) protocol.Entry {
 	e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")) << rapid.SampledFrom([]int{0, 35}).Draw(t, "far"), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
 	for range rapid.IntRange(1, 4).Draw(t, "requests") {
 		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
@@ -55,7 +51,7 @@ func anyEntry(t *rapid.T, index uint64) *hraft.Log {
 		}
 		e.items = append(e.items, encodeRequest(req))
 	}
-	return &hraft.Log{Index: index, Term: 2, Data: e.encode()}
+	return protocol.Entry{Index: index, Term: 2, Data: e.encode()}
 }
 
 // However entries are cut into batches, replayed after a crash or moved by a
@@ -64,13 +60,13 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		one, other := replicationtest.NewState(), replicationtest.NewState()
 		a, b := newKeeper(t, one), newKeeper(t, other)
-		var logs []*hraft.Log
+		var logs []protocol.Entry
 		for i := range rapid.IntRange(1, 30).Draw(t, "entries") {
 			logs = append(logs, anyEntry(t, uint64(i+2)))
 		}
 		var newest fulcrum.Version
 		for _, l := range logs {
-			res := a.apply([]*hraft.Log{l})[0].(*entryResult)
+			res := a.apply([]protocol.Entry{l})[0].(*entryResult)
 			e, err := decodeEntry(l.Data)
 			if err != nil {
 				t.Fatal(err)
@@ -132,7 +128,7 @@ func TestSnapshotThatEndsEarlyChangesNothing(t *testing.T) {
 	st := replicationtest.NewState()
 	from := newKeeper(t, st)
 	w := replication.WriteRequest{Writes: []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: []byte("v")}}}
-	from.apply([]*hraft.Log{{Index: 2, Term: 2, Data: entry{kind: entryBatch, items: [][]byte{encodeRequest(w)}}.encode()}})
+	from.apply([]protocol.Entry{{Index: 2, Term: 2, Data: entry{kind: entryBatch, items: [][]byte{encodeRequest(w)}}.encode()}})
 	_, stream, err := from.open(snapshotMeta{Index: 2, Term: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -186,47 +182,6 @@ func TestProgressOfAnotherEpochIsIgnored(t *testing.T) {
 	}
 }
 
-func TestTransferThatDoesNotEndIsNoticed(t *testing.T) {
-	var s stuckTransfer
-	tuning := Tuning{}.withDefaults()
-	busy := hraft.ErrLeadershipTransferInProgress
-	if why := s.after(busy, tuning); why != "" {
-		t.Error("noticed at once")
-	}
-	s.since = s.since.Add(-6 * time.Second)
-	if why := s.after(nil, tuning); why != "" || !s.since.IsZero() {
-		t.Error("a success must end the suspicion")
-	}
-	_ = s.after(busy, tuning)
-	s.since = s.since.Add(-6 * time.Second)
-	if why := s.after(busy, tuning); why == "" {
-		t.Error("not noticed after 6s")
-	}
-}
-
-func TestErrorsAreClassified(t *testing.T) {
-	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct {
-		from error
-		want fulcrum.Code
-	}{
-		{hraft.ErrNotLeader, fulcrum.CodeNotLeader},
-		{hraft.ErrLeadershipTransferInProgress, fulcrum.CodeNotLeader},
-		{hraft.ErrEnqueueTimeout, fulcrum.CodeUnavailable},
-		{hraft.ErrLeadershipLost, fulcrum.CodeUnknown},
-		{hraft.ErrRaftShutdown, fulcrum.CodeUnknown},
-		{errors.New("input/output error"), fulcrum.CodeUnknown},
-	} {
-		got := fulcrum.AsError(c.classify(tc.from))
-		if got.Code != tc.want || got.Maybe != (tc.want == fulcrum.CodeUnknown) {
-			t.Errorf("%v is %s (maybe %v), want %s", tc.from, got.Code, got.Maybe, tc.want)
-		}
-	}
-}
-
 func TestTuningIsChecked(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -241,20 +196,6 @@ func TestTuningIsChecked(t *testing.T) {
 		if err := tc.t.Validate(); (err == nil) != tc.ok {
 			t.Errorf("%s: %v", tc.name, err)
 		}
-	}
-}
-
-func TestLibraryMessagesBecomeDebugMessages(t *testing.T) {
-	var b bytes.Buffer
-	l := newLogger(slog.New(slog.NewJSONHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug}))).With("group", 7)
-	l.Error("no word", "peer", hraft.Server{ID: "a"}, "servers", hclog.Fmt("%d of %d", 1, 3))
-	l.Debug("dropped")
-	var m map[string]any
-	if err := json.Unmarshal(b.Bytes(), &m); err != nil {
-		t.Fatalf("%v: %s", err, b.String())
-	}
-	if m["level"] != "DEBUG" || m["servers"] != "1 of 3" || m["group"] != 7.0 {
-		t.Errorf("logged %v", m)
 	}
 }
 
@@ -279,7 +220,7 @@ func TestUnseenWritesLeaveTheSame(t *testing.T) {
 		}
 		for i := range rapid.IntRange(1, 20).Draw(t, "entries") {
 			l := anyEntry(t, uint64(i+2))
-			loud := *l
+			loud := l
 			e, err := decodeEntry(l.Data)
 			if err != nil {
 				t.Fatal(err)
@@ -301,11 +242,11 @@ func TestUnseenWritesLeaveTheSame(t *testing.T) {
 				req.Writes = quiet(req.Writes)
 				e.items[i] = encodeRequest(req)
 			}
-			hushed := *l
+			hushed := l
 			hushed.Data = e.encode()
-			keepers[0].apply([]*hraft.Log{&hushed})
-			keepers[1].apply([]*hraft.Log{&hushed})
-			keepers[2].apply([]*hraft.Log{&loud})
+			keepers[0].apply([]protocol.Entry{hushed})
+			keepers[1].apply([]protocol.Entry{hushed})
+			keepers[2].apply([]protocol.Entry{loud})
 		}
 		for i := 1; i < 3; i++ {
 			if got, want := dump(t, states[i]), dump(t, states[0]); !reflect.DeepEqual(got, want) {

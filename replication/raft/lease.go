@@ -1,27 +1,24 @@
 package raft
 
 import (
-	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/mutant"
+	"fulcrum/replication/raft/protocol"
 )
 
 // A lease lets a leader answer reads without a round: for a while nobody else can be
-// elected. hashicorp/raft's own lease only makes a leader step down, and its followers
-// vote as they like; so the lease rests on promises that voters give beside the
-// library, in their answers to a confirmation round (confirm.go).
+// elected. The protocol's own lease only makes a leader step down, and its followers may
+// be talked into an election; so the lease rests on promises that voters give beside the
+// protocol, in their answers to a confirmation round (confirm.go).
 //
 // A voter that answers "my term is T" to a question of L with nonce n may add a
 // promise: for D, by its monotonic clock from now on,
-//  1. no vote of it leaves for anybody but L. Requests are refused before the library
-//     sees them, and a vote that the library has granted meanwhile is withheld;
+//  1. no vote of it leaves for anybody but L. Requests are refused before the protocol
+//     sees them, and a vote that the protocol has granted meanwhile is withheld;
 //  2. no request for a vote of its own leaves. It may vote for itself in private:
 //     where L is a voter, too, that is no majority;
 //  3. it is let off early only by a release (L, T, m) with m >= n: L's word that it
@@ -39,8 +36,8 @@ import (
 // the lease is void, see holds). Some v is in both majorities. If v is L, its term is
 // U or above before its vote leaves, and holds sees that. Else v said T, under the
 // lock that also guards its votes (promises.mu): a vote for U that left before would
-// have made its term U, as the library's term is stored before a vote or a request
-// for votes leaves. So it leaves after the promise was given, hence after t0, and by
+// have made its term U, as a term is stored, and seen in the protocol's view, before a
+// vote or a request for votes leaves. So it leaves after the promise was given, hence after t0, and by
 // 1 and 2 not before D is over on v's clock, unless 3 lets v off, and then L has
 // given the lease up before. Terms above U come later still.
 //
@@ -61,13 +58,13 @@ const leaseDrift = 5
 
 // lease is what a round won.
 type lease struct {
-	in     *instance
-	term   uint64
-	nonce  uint64
-	voters []fulcrum.NodeID
-	until  time.Time     // by this replica's monotonic clock
-	length time.Duration // from the begin of the round
-	bound  time.Duration // how much a voter's clock may gain
+	in        *instance
+	term      uint64
+	nonce     uint64
+	confIndex uint64        // where the configuration stands whose voters promised
+	until     time.Time     // by this replica's monotonic clock
+	length    time.Duration // from the begin of the round
+	bound     time.Duration // how much a voter's clock may gain
 }
 
 // leases is a leader's side.
@@ -89,13 +86,13 @@ func (l *leases) pause() (resume func()) {
 }
 
 // take notes the lease that a round won.
-func (l *leases) take(in *instance, q question, voters []fulcrum.NodeID, from time.Time, promised time.Duration) {
+func (l *leases) take(in *instance, q question, confIndex uint64, from time.Time, promised time.Duration) {
 	l.renewing.Store(false)
 	if q.lease == 0 || promised <= 0 {
 		return
 	}
 	bound := promised / leaseDrift
-	l.current.Store(&lease{in: in, term: q.term, nonce: q.nonce, voters: slices.Clone(voters),
+	l.current.Store(&lease{in: in, term: q.term, nonce: q.nonce, confIndex: confIndex,
 		until: from.Add(promised - bound), length: promised - bound, bound: bound})
 }
 
@@ -106,7 +103,7 @@ func (l *leases) giveUp(c *core) release {
 	if in == nil {
 		return release{}
 	}
-	off := release{holder: c.env.Node, term: in.raft.CurrentTerm(), nonce: c.nonces.Load()}
+	off := release{holder: c.env.Node, term: in.term(), nonce: c.nonces.Load()}
 	if !mutant.On("lease-past-transfer") { // mutant: lets the voters off, and goes on itself
 		for given := l.given.Load(); given < off.nonce && !l.given.CompareAndSwap(given, off.nonce); {
 			given = l.given.Load()
@@ -127,7 +124,7 @@ func (c *core) held() *lease {
 // it fails, fails for ever.
 func (c *core) holds(l *lease) bool {
 	return time.Now().Before(l.until) && l.nonce > c.leases.given.Load() && c.instance.Load() == l.in && !c.silent() &&
-		l.in.raft.State() == hraft.Leader && l.in.raft.CurrentTerm() == l.term && slices.Equal(l.in.voters(), l.voters)
+		l.in.rules(l.term, l.confIndex)
 }
 
 // renew asks for a round when l is about to run out, so that reads need not wait for
@@ -136,7 +133,7 @@ func (l *lease) renew(c *core) {
 	if time.Until(l.until) > l.length/4 || !c.leases.wanted() || !c.leases.renewing.CompareAndSwap(false, true) {
 		return
 	}
-	w := &waiter{lease: true, done: make(chan confirmation, 1)}
+	w := &waiter{lease: true, tell: func(confirmation) {}}
 	w.gone.Store(true) // nobody waits: it is not tried again
 	select {
 	case c.reads <- w:
@@ -255,18 +252,9 @@ func (p *promises) timeoutNow(off release) error {
 
 var errPromised = fulcrum.Errorf(fulcrum.CodeUnavailable, "a leader has this replica's word that it elects nobody else for a moment")
 
-// answerVote hands a request for a vote to the library unless a promise forbids it.
-func (c *core) answerVote(ctx context.Context, in *instance, from fulcrum.NodeID, r *fulcrum.Reader) ([]byte, error) {
-	req, off, err := decodeVote(from, r)
-	if err != nil {
-		return nil, fulcrum.AsError(err)
-	}
-	if c.promises.bind(from, off) {
-		return encodeReply(&hraft.RequestVoteResponse{Term: in.raft.CurrentTerm()}, nil)
-	}
-	b, err := c.deliver(ctx, in, req, nil)
-	if err == nil && c.promises.bind(from, off) {
-		return nil, errPromised // given while the library decided: its vote must not leave
-	}
-	return b, err
+// rules reports whether this replica leads a term with the configuration that stands at
+// confIndex.
+func (in *instance) rules(term, confIndex uint64) bool {
+	v := in.view.Load()
+	return v.Role == protocol.Leader && v.Term == term && v.confIndex == confIndex
 }

@@ -1,14 +1,12 @@
 package raft
 
 import (
+	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"time"
-
-	hraft "github.com/hashicorp/raft"
 
 	"fulcrum"
+	"fulcrum/replication/raft/protocol"
 )
 
 // The first byte of every message between replicas says what it is.
@@ -20,6 +18,7 @@ const (
 	msgInstall
 	msgConfirm
 	msgReadIndex
+	msgBeat
 )
 
 // Bounds of what a message may hold.
@@ -27,7 +26,6 @@ const (
 	maxItemBytes   = 8 << 20   // one request
 	maxAppendBytes = 4 << 20   // entries in one message, unless the first alone is larger
 	chunkBytes     = 256 << 10 // one piece of a snapshot
-	maxServers     = 1024
 )
 
 var errTrailing = fmt.Errorf("bytes behind the end: %w", fulcrum.ErrShort)
@@ -50,107 +48,123 @@ func uvarints(b []byte, vs ...uint64) []byte {
 	return b
 }
 
-func header(from fulcrum.NodeID) hraft.RPCHeader {
-	return hraft.RPCHeader{ProtocolVersion: hraft.ProtocolVersionMax, ID: []byte(from), Addr: []byte(from)}
+// appendRecord appends e without its index: the form of a log record, too.
+func appendRecord(b []byte, e protocol.Entry) []byte {
+	b = binary.AppendUvarint(append(b, byte(e.Kind)), e.Term)
+	return fulcrum.AppendBytes(b, e.Data)
 }
 
-// appendLog appends l without its index: the form of a log record, too.
-func appendLog(b []byte, l *hraft.Log) []byte {
-	b = append(b, byte(l.Type))
-	b = binary.AppendUvarint(b, l.Term)
-	var at int64
-	if !l.AppendedAt.IsZero() {
-		at = l.AppendedAt.UnixNano()
-	}
-	b = binary.AppendVarint(b, at)
-	return fulcrum.AppendBytes(b, l.Data)
-}
-
-// readLog takes a log entry off r. It refuses what would make the library panic:
-// an unknown type, or a configuration that cannot be decoded.
-func readLog(r *fulcrum.Reader, index uint64) (*hraft.Log, error) {
-	l := &hraft.Log{Index: index, Type: hraft.LogType(r.Byte()), Term: r.Uvarint()}
-	if at := r.Varint(); at != 0 {
-		l.AppendedAt = time.Unix(0, at)
-	}
-	l.Data = r.Bytes()
+// takeRecord takes an entry off r. It refuses what the protocol could not read.
+func takeRecord(r *fulcrum.Reader, index uint64) (protocol.Entry, error) {
+	e := protocol.Entry{Index: index, Kind: protocol.Kind(r.Byte()), Term: r.Uvarint()}
+	e.Data = r.Bytes()
 	if err := r.Err(); err != nil {
-		return nil, err
+		return e, err
 	}
-	switch l.Type {
-	case hraft.LogCommand, hraft.LogNoop, hraft.LogBarrier:
-	case hraft.LogConfiguration:
-		if _, err := decodeConfiguration(l.Data); err != nil {
-			return nil, err
+	switch e.Kind {
+	case protocol.Command, protocol.Noop:
+	case protocol.Members:
+		if _, err := protocol.ReadConfiguration(fulcrum.NewReader(e.Data)); err != nil {
+			return e, err
 		}
 	default:
-		return nil, fmt.Errorf("log entry %d of type %d: %w", index, l.Type, fulcrum.ErrShort)
+		return e, fmt.Errorf("log entry %d of kind %d: %w", index, e.Kind, fulcrum.ErrShort)
 	}
-	return l, nil
+	return e, nil
 }
 
-// decodeConfiguration is the library's decoder without its panic.
-func decodeConfiguration(b []byte) (c hraft.Configuration, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("configuration: %w", fulcrum.ErrShort)
-		}
-	}()
-	return hraft.DecodeConfiguration(b), nil
+// readRecord reads a log record, of which it keeps nothing.
+func readRecord(record []byte, index uint64) (protocol.Entry, error) {
+	r := fulcrum.NewReader(bytes.Clone(record))
+	e, err := takeRecord(r, index)
+	if err != nil {
+		return e, err
+	}
+	return e, finish(r)
 }
 
-func encodeAppend(req *hraft.AppendEntriesRequest) []byte {
+func encodeAppend(m *protocol.Append) []byte {
 	size := 64
-	for _, l := range req.Entries {
-		size += len(l.Data) + 32
+	for _, e := range m.Entries {
+		size += len(e.Data) + 16
 	}
 	b := append(make([]byte, 0, size), msgAppend)
-	b = uvarints(b, req.Term, req.PrevLogEntry, req.PrevLogTerm, req.LeaderCommitIndex, uint64(len(req.Entries)))
-	if len(req.Entries) > 0 {
-		b = uvarints(b, req.Entries[0].Index)
-	}
-	for _, l := range req.Entries {
-		b = appendLog(b, l)
+	b = uvarints(b, m.Term, m.Prev, m.PrevTerm, m.Commit, uint64(len(m.Entries)))
+	for _, e := range m.Entries {
+		b = appendRecord(b, e)
 	}
 	return b
 }
 
-func decodeAppend(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.AppendEntriesRequest, error) {
-	req := &hraft.AppendEntriesRequest{RPCHeader: header(from)}
-	req.Term, req.PrevLogEntry, req.PrevLogTerm, req.LeaderCommitIndex = r.Uvarint(), r.Uvarint(), r.Uvarint(), r.Uvarint()
+// maxEntries bounds the entries of one message.
+const maxEntries = 1024
+
+func decodeAppend(r *fulcrum.Reader) (m protocol.Append, err error) {
+	m = protocol.Append{Term: r.Uvarint(), Prev: r.Uvarint(), PrevTerm: r.Uvarint(), Commit: r.Uvarint()}
 	n := r.Uvarint()
-	if n > 1024 {
-		return nil, fmt.Errorf("%d entries in one message: %w", n, fulcrum.ErrShort)
+	if n > maxEntries {
+		return m, fmt.Errorf("%d entries in one message: %w", n, fulcrum.ErrShort)
 	}
-	var first uint64
-	if n > 0 {
-		if first = r.Uvarint(); first == 0 || first != req.PrevLogEntry+1 {
-			return nil, fmt.Errorf("entries from %d behind %d: %w", first, req.PrevLogEntry, fulcrum.ErrShort)
-		}
-	}
+	m.Entries = make([]protocol.Entry, 0, min(n, uint64(len(r.Rest()))))
 	for i := range n {
-		l, err := readLog(r, first+i)
+		e, err := takeRecord(r, m.Prev+1+i)
 		if err != nil {
-			return nil, err
+			return m, err
 		}
-		req.Entries = append(req.Entries, l)
+		m.Entries = append(m.Entries, e)
 	}
-	return req, finish(r)
+	return m, finish(r)
 }
 
-// encodeVote writes a request for a vote, or for one before the vote, and what lets
-// the voter off its promise (see lease.go).
-func encodeVote(kind byte, term, lastIndex, lastTerm uint64, transfer bool, off release) []byte {
-	b := uvarints([]byte{kind}, term, lastIndex, lastTerm)
-	return off.append(append(b, boolByte(transfer)))
+func encodeBeat(m protocol.Heartbeat) []byte {
+	return uvarints([]byte{msgBeat}, m.Term, m.Commit, m.CommitTerm)
 }
 
-func decodeVote(from fulcrum.NodeID, r *fulcrum.Reader) (*hraft.RequestVoteRequest, release, error) {
-	req := &hraft.RequestVoteRequest{RPCHeader: header(from)}
-	req.Term, req.LastLogIndex, req.LastLogTerm = r.Uvarint(), r.Uvarint(), r.Uvarint()
-	req.LeadershipTransfer = r.Byte() == 1
+func decodeBeat(r *fulcrum.Reader) (protocol.Heartbeat, error) {
+	m := protocol.Heartbeat{Term: r.Uvarint(), Commit: r.Uvarint(), CommitTerm: r.Uvarint()}
+	return m, finish(r)
+}
+
+func encodeReply(m protocol.Reply) []byte {
+	return append(uvarints([]byte{0}, m.Term, m.Last), boolByte(m.OK))
+}
+
+func decodeReply(b []byte) (protocol.Reply, error) {
+	r, err := openReply(b)
+	if err != nil {
+		return protocol.Reply{}, err
+	}
+	m := protocol.Reply{Term: r.Uvarint(), Last: r.Uvarint(), OK: r.Byte() == 1}
+	return m, finish(r)
+}
+
+// encodeVote writes a request for a vote, and what lets the voter off its promise (see
+// lease.go).
+func encodeVote(v protocol.Vote, off release) []byte {
+	b := uvarints([]byte{msgVote}, v.Term, v.Last, v.LastTerm)
+	if v.Pre {
+		b[0] = msgPreVote
+	}
+	return off.append(append(b, boolByte(v.Transfer)))
+}
+
+func decodeVote(r *fulcrum.Reader, pre bool) (protocol.Vote, release, error) {
+	v := protocol.Vote{Term: r.Uvarint(), Last: r.Uvarint(), LastTerm: r.Uvarint(), Pre: pre, Transfer: r.Byte() == 1}
 	off := readRelease(r)
-	return req, off, finish(r)
+	return v, off, finish(r)
+}
+
+func encodeVoteReply(m protocol.VoteReply) []byte {
+	return append(uvarints([]byte{0}, m.Term), boolByte(m.Granted))
+}
+
+func decodeVoteReply(b []byte) (protocol.VoteReply, error) {
+	r, err := openReply(b)
+	if err != nil {
+		return protocol.VoteReply{}, err
+	}
+	m := protocol.VoteReply{Term: r.Uvarint(), Granted: r.Byte() == 1}
+	return m, finish(r)
 }
 
 func boolByte(v bool) byte {
@@ -160,35 +174,10 @@ func boolByte(v bool) byte {
 	return 0
 }
 
-// encodeReply writes an answer of the library's, or its refusal.
-func encodeReply(resp any, err error) ([]byte, error) {
-	if err != nil {
-		return append([]byte{1}, err.Error()...), nil
-	}
-	b := []byte{0}
-	switch m := resp.(type) {
-	case *hraft.AppendEntriesResponse:
-		b = uvarints(b, m.Term, m.LastLog)
-		return append(b, boolByte(m.Success), boolByte(m.NoRetryBackoff)), nil
-	case *hraft.RequestVoteResponse:
-		return append(uvarints(b, m.Term), boolByte(m.Granted)), nil
-	case *hraft.RequestPreVoteResponse:
-		return append(uvarints(b, m.Term), boolByte(m.Granted)), nil
-	case *hraft.InstallSnapshotResponse:
-		return append(uvarints(b, m.Term), boolByte(m.Success)), nil
-	case *hraft.TimeoutNowResponse:
-		return b, nil
-	}
-	return nil, fmt.Errorf("no encoding for %T", resp)
-}
-
-// openReply returns the fields of an answer, or the refusal as an error.
+// openReply returns the fields of an answer.
 func openReply(b []byte) (*fulcrum.Reader, error) {
-	switch {
-	case len(b) > 0 && b[0] == 0:
+	if len(b) > 0 && b[0] == 0 {
 		return fulcrum.NewReader(b[1:]), nil
-	case len(b) > 0 && b[0] == 1:
-		return nil, errors.New(string(b[1:]))
 	}
 	return nil, fulcrum.ErrShort
 }
@@ -197,40 +186,23 @@ func openReply(b []byte) (*fulcrum.Reader, error) {
 // is stored beside the data and sent with the last chunk.
 type snapshotMeta struct {
 	Index, Term uint64
-	Config      hraft.Configuration
-	ConfigIndex uint64
+	Config      protocol.ConfigurationAt
 }
 
 func (m snapshotMeta) append(b []byte) []byte {
-	b = uvarints(b, m.Index, m.Term, m.ConfigIndex, uint64(len(m.Config.Servers)))
-	for _, s := range m.Config.Servers {
-		b = append(b, byte(s.Suffrage))
-		b = fulcrum.AppendBytes(b, []byte(s.ID))
-	}
-	return b
+	return m.Config.Append(uvarints(b, m.Index, m.Term, m.Config.Index))
 }
 
-func readMeta(r *fulcrum.Reader) (snapshotMeta, error) {
-	m := snapshotMeta{Index: r.Uvarint(), Term: r.Uvarint(), ConfigIndex: r.Uvarint()}
-	n := r.Uvarint()
-	if n > maxServers || m.Index == 0 || m.Term == 0 {
-		return m, fmt.Errorf("snapshot at %d of term %d with %d servers: %w", m.Index, m.Term, n, fulcrum.ErrShort)
+func readMeta(r *fulcrum.Reader) (m snapshotMeta, err error) {
+	m.Index, m.Term, m.Config.Index = r.Uvarint(), r.Uvarint(), r.Uvarint()
+	if m.Index == 0 || m.Term == 0 {
+		return m, fmt.Errorf("snapshot at %d of term %d: %w", m.Index, m.Term, fulcrum.ErrShort)
 	}
-	for range n {
-		suffrage := hraft.ServerSuffrage(r.Byte())
-		id := r.String()
-		if r.Err() != nil || suffrage > hraft.Nonvoter || id == "" {
-			return m, fmt.Errorf("server of a snapshot: %w", fulcrum.ErrShort)
-		}
-		m.Config.Servers = append(m.Config.Servers, server(fulcrum.NodeID(id), suffrage))
-	}
-	return m, r.Err()
+	m.Config.Configuration, err = protocol.ReadConfiguration(r)
+	return m, err
 }
 
-// server names a member; a node's name is its address, too.
-func server(id fulcrum.NodeID, s hraft.ServerSuffrage) hraft.Server {
-	return hraft.Server{Suffrage: s, ID: hraft.ServerID(id), Address: hraft.ServerAddress(id)}
-}
+func (m snapshotMeta) at() position { return position{m.Index, m.Term} }
 
 // chunk is one piece of a snapshot on its way to a replica. The last one, which may
 // be empty, carries what the install needs.

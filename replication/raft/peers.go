@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/replication"
 )
@@ -61,15 +59,15 @@ func (p *peerTable) reset() {
 	}
 }
 
-// leaderAt notes how far the sender's log goes, as far as its message shows.
-func (p *peerTable) leaderAt(from fulcrum.NodeID, req *hraft.AppendEntriesRequest) {
+// leaderAt notes how far a leader's log goes, as far as its message shows.
+func (p *peerTable) leaderAt(from fulcrum.NodeID, last uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.leader.id != from {
 		p.leader.id, p.leader.last = from, 0
 	}
 	p.leader.heard = time.Now()
-	p.leader.last = max(p.leader.last, req.LeaderCommitIndex, req.PrevLogEntry+uint64(len(req.Entries)))
+	p.leader.last = max(p.leader.last, last)
 }
 
 // holding counts the peers known to hold index.

@@ -3,14 +3,12 @@ package raft
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
+	"fulcrum/replication/raft/protocol"
 )
 
 // The kinds of log entry.
@@ -132,7 +130,6 @@ func (c *core) submit(ctx context.Context, kind byte, data []byte) (answer, erro
 // one round however many requests it holds.
 func (c *core) propose(ctx context.Context, in *instance) {
 	var held *request // taken from the queue, but not for the entry before it
-	var stuck stuckTransfer
 	var pace pace
 	quiet := time.NewTimer(time.Hour)
 	quiet.Stop()
@@ -144,7 +141,7 @@ func (c *core) propose(ctx context.Context, in *instance) {
 			select {
 			case first = <-c.queue:
 			case <-quiet.C:
-				c.tellCommit(in)
+				in.post(event{run: func(r *protocol.Raft, _ time.Time) { r.Beat() }}) // tells what is committed
 				continue
 			case <-ctx.Done():
 				return
@@ -164,12 +161,9 @@ func (c *core) propose(ctx context.Context, in *instance) {
 		}
 		<-c.turn // a transfer of leadership ends soon; what waits here is not in the log yet
 		begun := time.Now()
-		err := c.commit(in, batch)
+		company := c.commit(in, batch)
 		c.turn <- struct{}{}
-		pace = paceAfter(len(batch)+len(c.queue), time.Since(begun), entryPace)
-		if why := stuck.after(err, c.tuning); why != "" {
-			c.renew(why)
-		}
+		pace = paceAfter(company, time.Since(begun), entryPace)
 		quiet.Reset(quietAfter)
 	}
 }
@@ -188,7 +182,7 @@ type pace struct {
 
 // The most that anybody waits for company.
 const (
-	entryPace = 3 * time.Millisecond
+	entryPace = 6 * time.Millisecond
 	roundPace = time.Millisecond
 )
 
@@ -206,22 +200,7 @@ func (p pace) wait() pace {
 
 // quietAfter is how long after the last entry the followers are told that it is
 // committed. The next entry would tell them, too.
-const quietAfter = 5 * time.Millisecond
-
-// tellCommit sends every follower a heartbeat, once, that tells what is committed.
-func (c *core) tellCommit(in *instance) {
-	term := in.raft.CurrentTerm()
-	for _, id := range in.members() {
-		if id == c.env.Node || !c.leads(term, hraft.ServerID(id)) || !in.futures.enter() {
-			continue
-		}
-		go func() { // owned by in.futures; ends with its call, at the latest when the transport is cut
-			defer in.futures.n.Done()
-			beat := &hraft.AppendEntriesRequest{RPCHeader: header(c.env.Node), Term: term}
-			_, _ = in.trans.heartbeat(hraft.ServerID(id), c.tuning.RPC, beat, true) // the next heartbeat tells it again
-		}()
-	}
-}
+const quietAfter = 20 * time.Millisecond
 
 // collect takes what waits, of one kind and within the bounds of an entry, and waits
 // for more as long as p says.
@@ -258,40 +237,44 @@ func (c *core) collect(ctx context.Context, first *request, p pace) (batch []*re
 	}
 }
 
-// commit puts one entry through the log and answers its requests.
-func (c *core) commit(in *instance, batch []*request) error {
-	if in.raft.State() != hraft.Leader {
+// commit puts one entry through the log. When it returns, its requests are answered; it
+// says how many there were then, with those that waited.
+func (c *core) commit(in *instance, batch []*request) (company int) {
+	v := in.view.Load()
+	if v.Role != protocol.Leader {
 		c.finish(batch, nil, c.notLeader("not the leader any more"))
-		return hraft.ErrNotLeader
+		return 0
 	}
 	e := entry{kind: batch[0].kind}
 	if c.env.Clock != nil {
 		e.stamp = above(c.env.Clock.Next(), c.machine.floor())
-		e.clock = c.machine.reading(in.raft.CurrentTerm())
+		e.clock = c.machine.reading(v.Term)
 	}
 	for _, q := range batch {
 		e.items = append(e.items, q.data)
 	}
-	if !in.futures.enter() {
-		c.finish(batch, nil, unavailable(c.env.Node, "this replica is stopping"))
-		return nil
+	data := e.encode()
+	one := &proposal{batch: batch, done: make(chan struct{})}
+	carried := in.ask(context.Background(), func(r *protocol.Raft, now time.Time) {
+		if r.State().Term != v.Term { // what the entry says of its time is another term's
+			c.answerAll(one, waitsForLog, nil, c.notLeader("not the leader any more"))
+			return
+		}
+		if !one.state.CompareAndSwap(waitsForLog, inLog) {
+			return
+		}
+		index, term, err := r.Propose(now, data)
+		if one.term = term; err != nil {
+			c.answerAll(one, inLog, nil, c.notLeader("not the leader any more"))
+			return
+		}
+		in.proposals.add(index, one)
+	})
+	if !carried && !c.answerAll(one, waitsForLog, nil, unavailable(c.env.Node, "not proposed: this replica is stopping, or its disk stands still")) {
+		c.answerAll(one, inLog, nil, fulcrum.Errorf(fulcrum.CodeUnknown, "proposed, but this replica is stopping"))
 	}
-	defer in.futures.n.Done()
-	f := in.raft.Apply(e.encode(), c.tuning.Election)
-	err := f.Error()
-	if err != nil {
-		c.finish(batch, nil, c.classify(err))
-		return err
-	}
-	res, ok := f.Response().(*entryResult)
-	if !ok {
-		// The machine refused to go on (a failed disk): it is committed, but we
-		// cannot say what it did.
-		c.finish(batch, nil, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but this replica could not apply it"))
-		return nil
-	}
-	c.finish(batch, res, nil)
-	return nil
+	<-one.done // at the latest when the instance ends, or leads no more
+	return one.company
 }
 
 func (c *core) finish(batch []*request, res *entryResult, err error) {
@@ -311,59 +294,26 @@ func (c *core) finish(batch []*request, res *entryResult, err error) {
 	}
 }
 
-// classify tells what the library's errors mean. Those in the first two cases are
-// answered before the entry reaches the leader's log (raft.go: the loops of follower
-// and candidate, and the leader's checks before dispatchLogs); any other may come
-// after it was appended, and then a later leader may commit it.
-func (c *core) classify(err error) error {
-	switch {
-	case errors.Is(err, hraft.ErrNotLeader):
-		return c.notLeader("not the leader any more")
-	case errors.Is(err, hraft.ErrLeadershipTransferInProgress):
-		e := c.notLeader("the leadership is being handed over")
-		return e
-	case errors.Is(err, hraft.ErrEnqueueTimeout):
-		return unavailable(c.env.Node, "the log took nothing in for %s", c.tuning.Election).WithHint("a slow disk holds the leader up")
-	}
-	return fulcrum.Errorf(fulcrum.CodeUnknown, "the entry may still be committed: %w", err)
-}
-
-// stuckTransfer notices a leader that refuses everything because of a transfer of
-// leadership that never ends (hashicorp/raft#696).
-type stuckTransfer struct{ since time.Time }
-
-const stuckAfter = 5 * time.Second
-
-func (s *stuckTransfer) after(err error, t Tuning) (why string) {
-	if !errors.Is(err, hraft.ErrLeadershipTransferInProgress) {
-		s.since = time.Time{}
-		return ""
-	}
-	now := time.Now()
-	if s.since.IsZero() {
-		s.since = now
-	}
-	if now.Sub(s.since) > max(stuckAfter, 3*t.Election) {
-		s.since = time.Time{}
-		return "a transfer of leadership does not end"
-	}
-	return ""
-}
-
-// barrier waits until everything committed before is applied, once a term.
+// barrier waits until everything that was committed before this leader's term is applied.
 func (c *core) barrier(in *instance, term uint64) error {
-	if in.passed.Load() == term {
-		return nil
+	deadline := time.NewTimer(c.tuning.Election)
+	defer deadline.Stop()
+	for {
+		moved, elected := c.advanced.wait(), c.elected.wait()
+		v := in.view.Load()
+		if v.Role != protocol.Leader || v.Term != term {
+			return protocol.ErrNotLeader
+		}
+		if in.applied.Load() >= v.first {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-elected:
+		case <-in.ctx.Done():
+			return errStopping
+		case <-deadline.C:
+			return unavailable(c.env.Node, "the first entry of term %d is not committed", term)
+		}
 	}
-	if !in.futures.enter() {
-		return hraft.ErrRaftShutdown
-	}
-	defer in.futures.n.Done()
-	if err := in.raft.Barrier(c.tuning.Election).Error(); err != nil {
-		return err
-	}
-	if in.raft.CurrentTerm() == term {
-		in.passed.Store(term)
-	}
-	return nil
 }

@@ -7,10 +7,9 @@ import (
 	"sync"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/mutant"
+	"fulcrum/replication/raft/protocol"
 )
 
 // A replica that does not lead answers reads after it has asked the leader for a read
@@ -20,8 +19,7 @@ import (
 //
 // The replica needs the commit index, too, to know that it may apply what its log
 // holds. The leader's next message would tell, but an idle leader does not hurry; so
-// the answer carries it, and the replica hands the library the message that the leader
-// could have sent: an append without entries behind the entry at the commit index.
+// the answer carries it, with its term, as a heartbeat does.
 
 // askPatience is how long a question to the leader may take. It is longer than a slow
 // link and a round need, and short enough for the read to be tried elsewhere.
@@ -67,7 +65,7 @@ func (c *core) askLoop(ctx context.Context, in *instance) {
 		r := c.askLeader(ctx)
 		if r.err == nil {
 			c.proofs.add(r)
-			c.learn(ctx, in, r)
+			c.learn(in, r)
 		}
 		return r, false
 	})
@@ -139,53 +137,50 @@ func openReadIndex(b []byte) (readIndexAnswer, error) {
 	return decodeReadIndex(r)
 }
 
-// answerReadIndex answers a replica's question after a round that begins now.
-func (c *core) answerReadIndex(ctx context.Context, r *fulcrum.Reader) ([]byte, error) {
+// takeReadIndex answers a replica's question after a round that begins now.
+func (c *core) takeReadIndex(r *fulcrum.Reader, answer func([]byte, error)) {
 	nonce := r.Uvarint()
 	if err := finish(r); err != nil {
-		return nil, fulcrum.AsError(err)
+		answer(nil, fulcrum.AsError(err))
+		return
 	}
-	round, err := c.roundFor(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if c.silent() {
-		return nil, unavailable(c.env.Node, "this replica is stopping")
-	}
-	return readIndexAnswer{nonce: nonce, term: round.term, index: round.index, commit: round.commit.index,
-		commitTerm: round.commit.term, acks: uint64(round.acks), need: uint64(round.need)}.encode(), nil
+	c.roundFor(func(round confirmation) {
+		switch {
+		case round.err != nil:
+			answer(nil, round.err)
+		case c.silent():
+			answer(nil, unavailable(c.env.Node, "this replica is stopping"))
+		default:
+			answer(readIndexAnswer{nonce: nonce, term: round.term, index: round.index, commit: round.commit.index,
+				commitTerm: round.commit.term, acks: uint64(round.acks), need: uint64(round.need)}.encode(), nil)
+		}
+	})
 }
 
-// roundFor is a confirmation round, but for the mutant.
-func (c *core) roundFor(ctx context.Context) (confirmation, error) {
-	if in := c.instance.Load(); mutant.On("follower-read-no-confirm") && in != nil && in.raft.State() == hraft.Leader {
-		r := confirmation{term: in.raft.CurrentTerm(), acks: 1, need: 1} // mutant: thinks that it leads, and asks nobody
-		r.commit.index = c.committed(in)
+// roundFor tells the outcome of a confirmation round that begins from now on.
+func (c *core) roundFor(tell func(confirmation)) {
+	if in := c.instance.Load(); mutant.On("follower-read-no-confirm") && in != nil && in.leads() {
+		r := confirmation{term: in.term(), acks: 1, need: 1} // mutant: thinks that it leads, and asks nobody
+		r.commit.index = in.commit.Load()
 		r.index, r.commit.term = c.readIndex(r.commit.index)
-		return r, nil
+		tell(r)
+		return
 	}
-	return c.confirmRound(ctx, false)
+	if _, self := c.leader(); !self {
+		tell(confirmation{err: c.notLeader("not the leader")})
+		return
+	}
+	if err := c.enter(c.reads, &waiter{tell: tell}); err != nil {
+		tell(confirmation{err: err})
+	}
 }
 
-// learn tells the library what the leader has committed, in the leader's name, if the
-// log holds the very entry at that index. It is safe as any append is: the leader of
-// r.term could have sent it, since it holds that entry, and has committed it.
-func (c *core) learn(ctx context.Context, in *instance, r confirmation) {
-	if r.commit.term == 0 || in.raft.CommitIndex() >= r.commit.index || c.installing.Load() || !c.learning.CompareAndSwap(false, true) {
-		return
+// learn tells the protocol what the leader has committed. It is safe as any heartbeat is:
+// the leader of r.term could have sent it, since it holds that entry and has committed it.
+func (c *core) learn(in *instance, r confirmation) {
+	if r.commit.term > 0 && in.commit.Load() < r.commit.index {
+		in.post(event{run: func(p *protocol.Raft, _ time.Time) { p.Learn(r.commit.index, r.commit.term) }})
 	}
-	defer c.learning.Store(false)
-	var l hraft.Log
-	if c.store.GetLog(r.commit.index, &l) != nil || l.Term != r.commit.term || c.silent() {
-		return
-	}
-	req := &hraft.AppendEntriesRequest{RPCHeader: header(r.leader), Term: r.term,
-		PrevLogEntry: r.commit.index, PrevLogTerm: r.commit.term, LeaderCommitIndex: r.commit.index}
-	c.peers.leaderAt(r.leader, req)
-	c.beginAtSnapshot(req)
-	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
-	defer cancel()
-	_, _ = c.deliver(ctx, in, req, nil) // if it fails, the leader's own message will do
 }
 
 // catchUp waits a little until the machine has applied index. r is what the leader
@@ -208,7 +203,7 @@ func (c *core) catchUp(ctx context.Context, index uint64, r confirmation) error 
 		case <-moved:
 		case <-again.C:
 			if in := c.instance.Load(); in != nil {
-				c.learn(ctx, in, r)
+				c.learn(in, r)
 			}
 		case <-ctx.Done():
 			return c.notLeader(fmt.Sprintf("this replica is at %d, the read at %d", c.machine.applied(), index))

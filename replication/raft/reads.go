@@ -103,10 +103,7 @@ func (g *Group) prove(ctx context.Context, lease bool) (confirmation, error) {
 		return confirmation{leader: g.env.Node}, nil // mutant: thinks that it leads, and asks nobody
 	}
 	if in := g.core.instance.Load(); self && mutant.On("verify-leader-only") && in != nil {
-		if err := g.core.await(ctx, in, func() future { return in.raft.VerifyLeader() }); err != nil {
-			return confirmation{}, g.core.notLeader("not the leader")
-		}
-		return confirmation{leader: g.env.Node}, nil // mutant: the library's check alone, and no barrier
+		return confirmation{leader: g.env.Node}, g.core.verifyLeader(ctx, in) // mutant: no round of its own, and no barrier
 	}
 	if self {
 		return g.core.confirm(ctx, lease)
@@ -133,7 +130,7 @@ func (g *Group) leased(ctx context.Context, level consistency.Level, read func()
 		return replication.Outcome{}, c.notLeader("only the leader holds a lease")
 	}
 	if l := c.held(); l != nil {
-		if commit := c.committed(l.in); c.machine.applied() < commit {
+		if commit := l.in.commit.Load(); c.machine.applied() < commit {
 			index, _ := c.readIndex(commit)
 			if err := c.reflect(ctx, index); err != nil {
 				return replication.Outcome{}, err

@@ -43,13 +43,13 @@ func count(c *replicationtest.Cluster, kinds ...byte) *int {
 // The leader tells nobody of a commit before the next entry: a follower learns it with
 // the answer to its question, or would answer nothing.
 func TestAnyReplicaAnswersLinearizably(t *testing.T) {
-	cluster(t, 3, raft.Tuning{Commit: time.Hour}, func(t *testing.T, c *replicationtest.Cluster) {
+	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
 		a := leader(t, c)
 		for i := range 30 {
 			want := fmt.Sprint(i)
 			mustPut(t, c, a, "k", want)
 			c.Net.OnCall(func(from, _ fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
-				v.Drop = raft.IsHeartbeat(from, msg) // they would tell, too
+				v.Drop = raft.IsHeartbeat(msg) // they would tell, too
 				return v
 			})
 			at := c.IDs[i%3]
@@ -143,7 +143,7 @@ func TestFollowerOfADeposedLeader(t *testing.T) {
 // A read that comes in while a question is under way is not for that question: its
 // answer may be older than the read.
 func TestQuestionBeginsAfterTheRead(t *testing.T) {
-	cluster(t, 3, raft.Tuning{Commit: time.Hour}, func(t *testing.T, c *replicationtest.Cluster) {
+	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
 		a := leader(t, c)
 		f := others(c, a)[0]
 		mustPut(t, c, a, "k", "old")

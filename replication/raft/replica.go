@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"sync"
-
-	hraft "github.com/hashicorp/raft"
+	"time"
 
 	"fulcrum"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 )
 
 // Machine is what a Replica drives. Its methods are called by one goroutine at a
@@ -85,21 +85,33 @@ func OpenReplica(o ReplicaOptions) (*Replica, error) {
 	return &Replica{core: c}, nil
 }
 
-// bootstrap writes the first configuration into an empty log.
+// bootstrap writes the first configuration into a log that has nothing.
 func bootstrap(c *core, voters, nonVoters []fulcrum.NodeID) error {
-	var conf hraft.Configuration
+	hard, err := c.store.hard()
+	if _, ok := c.snaps.current(); err != nil || hard.Term > 0 || c.store.Last() > 0 || ok {
+		return err
+	}
+	var conf protocol.Configuration
 	for _, id := range voters {
-		conf.Servers = append(conf.Servers, server(id, hraft.Voter))
+		conf.Members = append(conf.Members, protocol.Member{ID: id, Voter: true})
 	}
 	for _, id := range nonVoters {
-		conf.Servers = append(conf.Servers, server(id, hraft.Nonvoter))
+		conf.Members = append(conf.Members, protocol.Member{ID: id})
 	}
-	t := &transport{core: c, ctx: context.Background()}
-	err := hraft.BootstrapCluster(c.config(nil), c.store, c.store, c.snaps, t, conf)
-	if errors.Is(err, hraft.ErrCantBootstrap) {
+	if err := c.store.setHard(protocol.HardState{Term: 1}); err != nil {
+		return err
+	}
+	durable := make(chan struct{})
+	first := protocol.Entry{Index: 1, Term: 1, Kind: protocol.Members, Data: conf.Append(nil)}
+	if err := c.store.begin([]protocol.Entry{first}, func() { close(durable) }); err != nil {
+		return err
+	}
+	select {
+	case <-durable:
 		return nil
+	case err := <-c.failed:
+		return err
 	}
-	return err
 }
 
 // Run owns every goroutine. It returns nil when ctx ends, and an error only when the
@@ -109,6 +121,11 @@ func (r *Replica) Run(ctx context.Context) error { return r.core.run(ctx) }
 // Handle answers a message that a replica of the same log sent through Peers.
 func (r *Replica) Handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
 	return r.core.handle(ctx, from, msg)
+}
+
+// HandleAsync is replication.AsyncGroup's.
+func (r *Replica) HandleAsync(from fulcrum.NodeID, msg []byte, answer func([]byte, error)) (taken bool) {
+	return r.core.take(from, msg, answer)
 }
 
 // Propose appends cmd to the log and returns what Machine.Apply returned for it
@@ -136,14 +153,31 @@ func (r *Replica) Barrier(ctx context.Context) error {
 	if in == nil {
 		return unavailable(r.core.env.Node, "this replica is not running")
 	}
-	err := r.core.await(ctx, in, func() future { return in.raft.Barrier(r.core.tuning.Election) })
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, hraft.ErrNotLeader), errors.Is(err, hraft.ErrLeadershipLost):
+	if !in.leads() {
 		return r.core.notLeader("not the leader")
 	}
-	return unavailable(r.core.env.Node, "barrier: %v", err)
+	return r.core.reached(ctx, in, in.term(), r.core.store.Last())
+}
+
+// reached waits until the entry at index is applied, which a leader of term has put there.
+func (c *core) reached(ctx context.Context, in *instance, term, index uint64) error {
+	for {
+		moved, elected := c.advanced.wait(), c.elected.wait()
+		if v := in.view.Load(); in.commit.Load() < index && (v.Role != protocol.Leader || v.Term != term) {
+			return c.notLeader("not the leader any more")
+		}
+		if in.applied.Load() >= index {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-elected:
+		case <-in.ctx.Done():
+			return unavailable(c.env.Node, "this replica is stopping")
+		case <-ctx.Done():
+			return fulcrum.Errorf(fulcrum.CodeUnknown, "entry %d is not known to be committed before the deadline", index)
+		}
+	}
 }
 
 // Leader returns the leader as far as this replica knows it (empty: none), and
@@ -156,7 +190,7 @@ func (r *Replica) LeaderChanged() <-chan struct{} { return r.core.elected.wait()
 // Term is the term that this replica is in; 0 while it is not running.
 func (r *Replica) Term() uint64 {
 	if in := r.core.instance.Load(); in != nil {
-		return in.raft.CurrentTerm()
+		return in.term()
 	}
 	return 0
 }
@@ -180,45 +214,66 @@ func (r *Replica) Servers() []Server {
 		return nil
 	}
 	var out []Server
-	for _, s := range in.raft.GetConfiguration().Configuration().Servers {
-		out = append(out, Server{Node: fulcrum.NodeID(s.ID), Voter: s.Suffrage == hraft.Voter})
+	for _, m := range in.view.Load().conf.Members {
+		out = append(out, Server{Node: m.ID, Voter: m.Voter})
 	}
 	return out
 }
 
-// AddNonvoter adds id as a replica that follows the log without a vote. Only the
-// leader takes it. Adding a server twice is no error.
+// AddNonvoter adds id as a replica that follows the log without a vote, or takes its vote
+// away. Only the leader takes it. Adding a server twice is no error.
 func (r *Replica) AddNonvoter(ctx context.Context, id fulcrum.NodeID) error {
-	return r.reconfigure(ctx, func(in *instance) future {
-		return in.raft.AddNonvoter(hraft.ServerID(id), hraft.ServerAddress(id), 0, r.core.tuning.Election)
-	})
+	return r.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration { return c.With(protocol.Member{ID: id}) })
 }
 
 // AddVoter gives id a vote. Add it as a nonvoter first, and wait until it has caught
 // up: a voter that has not holds commits up.
 func (r *Replica) AddVoter(ctx context.Context, id fulcrum.NodeID) error {
-	return r.reconfigure(ctx, func(in *instance) future {
-		return in.raft.AddVoter(hraft.ServerID(id), hraft.ServerAddress(id), 0, r.core.tuning.Election)
+	return r.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration {
+		return c.With(protocol.Member{ID: id, Voter: true})
 	})
 }
 
 // RemoveServer removes id, which may be the leader itself.
 func (r *Replica) RemoveServer(ctx context.Context, id fulcrum.NodeID) error {
-	return r.reconfigure(ctx, func(in *instance) future {
-		return in.raft.RemoveServer(hraft.ServerID(id), 0, r.core.tuning.Election)
-	})
+	return r.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration { return c.Without(id) })
 }
 
-func (r *Replica) reconfigure(ctx context.Context, change func(*instance) future) error {
-	in := r.core.instance.Load()
-	if in == nil || in.raft.State() != hraft.Leader {
-		return r.core.notLeader("not the leader")
+// reconfigure waits for its turn, then until the change is committed.
+func (r *Replica) reconfigure(ctx context.Context, change func(protocol.Configuration) protocol.Configuration) error {
+	c := r.core
+	in := c.instance.Load()
+	if in == nil || !in.leads() {
+		return c.notLeader("not the leader")
 	}
-	err := r.core.await(ctx, in, func() future { return change(in) })
-	if err == nil {
-		return nil
+	for {
+		var index, term uint64
+		var err error
+		carried := in.ask(ctx, func(p *protocol.Raft, now time.Time) {
+			old, _ := p.Configuration()
+			next := change(old)
+			if len(next.Voters()) == 0 {
+				err = fulcrum.Errorf(fulcrum.CodeInvalid, "nobody would have a vote")
+				return
+			}
+			index, term, err = p.Configure(now, next)
+		})
+		switch {
+		case !carried:
+			return fulcrum.Errorf(fulcrum.CodeUnknown, "the change was not known to be taken in before the deadline")
+		case err == nil:
+			return c.reached(ctx, in, term, index)
+		case !errors.Is(err, protocol.ErrBusy):
+			if errors.Is(err, protocol.ErrNotLeader) {
+				return c.notLeader("not the leader any more")
+			}
+			return err
+		}
+		pause(ctx, 5*time.Millisecond)
+		if ctx.Err() != nil {
+			return unavailable(c.env.Node, "another change of the configuration is under way")
+		}
 	}
-	return r.core.classify(err)
 }
 
 // Status is cheap and never blocks. Keys and Bytes are not counted.
@@ -251,11 +306,11 @@ func (d *driver) reading(uint64) clockReading { return clockReading{} }
 
 func (d *driver) floor() fulcrum.Version { return fulcrum.Version{} }
 
-func (d *driver) apply(logs []*hraft.Log) []any {
-	results := make([]any, len(logs))
+func (d *driver) apply(entries []protocol.Entry) []any {
+	results := make([]any, len(entries))
 	at := d.applied()
-	for i, l := range logs {
-		if l.Type != hraft.LogCommand || l.Index <= at {
+	for i, l := range entries {
+		if l.Kind != protocol.Command || l.Index <= at {
 			continue
 		}
 		res := &entryResult{at: l.Index, term: l.Term}

@@ -149,7 +149,7 @@ func TestMembershipGrowsAndShrinks(t *testing.T) {
 	})
 }
 
-// The library's VerifyLeader counts a non-voter towards the majority of voters.
+// hashicorp/raft's VerifyLeader counts a non-voter towards the majority of voters.
 func TestNonVoterDoesNotConfirm(t *testing.T) {
 	inEnsemble(t, raft.Tuning{}, func(t *testing.T, e *ensemble) {
 		for _, id := range append(slices.Clone(threeVoters), "d") {
@@ -174,7 +174,7 @@ func TestNonVoterDoesNotConfirm(t *testing.T) {
 		propose(t, e.replicas[rest[0]], "new")
 
 		if err := l.VerifyLeader(); err != nil {
-			t.Errorf("VerifyLeader = %v: the library has become safe here; look at confirm.go again", err)
+			t.Errorf("VerifyLeader = %v, want it to be deceived: this test means nothing", err)
 		}
 		if got := l.list.all(); slices.Contains(got, "new") {
 			t.Fatal("the deposed leader knows of the write: this test means nothing")
@@ -218,6 +218,51 @@ func TestLeaderChangedAndHandOver(t *testing.T) {
 		}
 		if n := e.leader(); n == l {
 			t.Error("the leader is still the same")
+		}
+	})
+}
+
+// A voter that is demoted goes on following the log and counts no more; a leader that
+// demotes itself gives its place away.
+func TestVotersAreDemoted(t *testing.T) {
+	inEnsemble(t, raft.Tuning{}, func(t *testing.T, e *ensemble) {
+		for _, id := range threeVoters {
+			e.open(id, replicationtest.NewLog(), threeVoters, nil)
+		}
+		l := e.leader()
+		a := e.id(l)
+		ctx, cancel := within(30 * time.Second)
+		defer cancel()
+		if err := l.AddNonvoter(ctx, a); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		n := e.leader()
+		if n == l {
+			t.Fatal("a replica without a vote leads")
+		}
+		if got := n.Servers(); len(got) != 3 || slices.Contains(got, raft.Server{Node: a, Voter: true}) || !slices.Contains(got, raft.Server{Node: a}) {
+			t.Fatalf("servers %v, want %s without a vote", got, a)
+		}
+		propose(t, n, "x")
+		time.Sleep(time.Second)
+		if !slices.Contains(l.list.all(), "x") {
+			t.Error("the demoted replica does not follow the log")
+		}
+
+		for id := range e.replicas { // the other voter goes: two of two are needed
+			if id != a && id != e.id(n) {
+				e.net.Isolate(id)
+			}
+		}
+		short, cancel := within(3 * time.Second)
+		defer cancel()
+		if _, err := n.Propose(short, []byte("y")); err == nil {
+			t.Error("a vote was counted that is none")
+		}
+		e.net.Heal()
+		if err := e.leader().AddVoter(ctx, a); err != nil {
+			t.Errorf("a vote again: %v", err)
 		}
 	})
 }

@@ -1,23 +1,22 @@
 package raft
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
-
-	hraft "github.com/hashicorp/raft"
+	"time"
 
 	"fulcrum"
+	"fulcrum/replication/raft/protocol"
 )
 
 // machine is what a log drives: a Group's state or a Replica's Machine. All its
 // methods but open and applied are called by one goroutine at a time.
 type machine interface {
 	// apply takes committed entries in order; it ignores those at or below applied.
-	// It returns one result an entry, nil or an entryResult.
-	apply(logs []*hraft.Log) []any
+	// It returns one result an entry, nil or an *entryResult.
+	apply(entries []protocol.Entry) []any
 	// applied is the last entry that it reflects.
 	applied() uint64
 	// floor is what every stamp must be above.
@@ -34,17 +33,16 @@ type machine interface {
 	install(m snapshotMeta, r io.Reader) error
 }
 
-// snapshots is the library's SnapshotStore without a copy of the data: a snapshot
-// is a durable promise that the machine's own storage holds a prefix of the log,
-// so that this prefix can be cut.
+// snapshots knows the newest snapshot: a durable promise that the machine's own storage
+// holds a prefix of the log, so that this prefix can be cut. There is no copy of the
+// data.
 //
 // Invariant: meta is durable, and what it stands for was durable before it was.
 type snapshots struct {
 	core *core
 
-	mu      sync.Mutex
-	meta    snapshotMeta // Index 0: none yet
-	pending *sink        // received whole, waits for the machine's install
+	mu   sync.Mutex
+	meta snapshotMeta // Index 0: none yet
 }
 
 func (s *snapshots) current() (snapshotMeta, bool) {
@@ -57,36 +55,15 @@ func (s *snapshots) set(m snapshotMeta) {
 	s.mu.Lock()
 	s.meta = m
 	s.mu.Unlock()
-	s.core.store.snapshotTaken(m.Index)
+	s.core.store.snapshotTaken(m.at())
 }
 
-func snapshotID(index, term uint64) string { return fmt.Sprintf("%d-%d", term, index) }
-
-func libraryMeta(m snapshotMeta) *hraft.SnapshotMeta {
-	return &hraft.SnapshotMeta{Version: 1, ID: snapshotID(m.Index, m.Term), Index: m.Index, Term: m.Term,
-		Configuration: m.Config, ConfigurationIndex: m.ConfigIndex}
-}
-
-// List returns the one snapshot that there is.
-func (s *snapshots) List() ([]*hraft.SnapshotMeta, error) {
+// open streams what the machine holds, to a peer. What is behind it in the log stays
+// until it is closed.
+func (s *snapshots) open() (snapshotMeta, io.ReadCloser, error) {
 	m, ok := s.current()
 	if !ok {
-		return nil, nil
-	}
-	return []*hraft.SnapshotMeta{libraryMeta(m)}, nil
-}
-
-// Open streams a received snapshot, to install it, or else what the machine holds.
-func (s *snapshots) Open(id string) (*hraft.SnapshotMeta, io.ReadCloser, error) {
-	s.mu.Lock()
-	pending := s.pending
-	s.mu.Unlock()
-	if pending != nil && pending.ID() == id {
-		return libraryMeta(pending.meta), io.NopCloser(bytes.NewReader(nil)), nil
-	}
-	m, ok := s.current()
-	if !ok || snapshotID(m.Index, m.Term) != id {
-		return nil, nil, fmt.Errorf("no snapshot %s", id)
+		return m, nil, fmt.Errorf("there is no snapshot")
 	}
 	release := s.core.store.holdOpen(m.Index)
 	m, rc, err := s.core.machine.open(m)
@@ -95,12 +72,11 @@ func (s *snapshots) Open(id string) (*hraft.SnapshotMeta, io.ReadCloser, error) 
 	}
 	if err != nil {
 		release()
-		return nil, nil, err
+		return m, nil, err
 	}
-	return libraryMeta(m), held{rc, release}, nil
+	return m, held{rc, release}, nil
 }
 
-// held is a snapshot whose successors in the log stay until it is closed.
 type held struct {
 	io.ReadCloser
 	release func()
@@ -111,135 +87,112 @@ func (h held) Close() error {
 	return h.ReadCloser.Close()
 }
 
-// Create begins a snapshot: one of our own, or one that a leader sent. It never
-// goes backwards: the entries behind an older one may have been cut.
-func (s *snapshots) Create(_ hraft.SnapshotVersion, index, term uint64, c hraft.Configuration, configIndex uint64, _ hraft.Transport) (hraft.SnapshotSink, error) {
-	m, ok := s.current()
-	if ok && index < m.Index {
-		return nil, fmt.Errorf("snapshot at %d refused: there is one at %d", index, m.Index)
-	}
-	return &sink{store: s, meta: snapshotMeta{Index: index, Term: term, Config: c, ConfigIndex: configIndex}}, nil
+// installs knows the newest transfer of each peer that is whole, so that its last chunk
+// may come again when its answer was lost.
+type installs struct {
+	mu sync.Mutex
+	by map[fulcrum.NodeID]*install
 }
 
-// sink takes in, through the library, not a received snapshot but the number under
-// which staging has it. Our own snapshots write nothing.
-type sink struct {
-	store  *snapshots
-	meta   snapshotMeta
-	ticket []byte
-	own    bool
+type install struct {
+	transfer uint64
+	done     chan struct{} // closed when reply or err is set
+	reply    protocol.Reply
+	err      error
 }
 
-func (k *sink) ID() string { return snapshotID(k.meta.Index, k.meta.Term) }
-
-func (k *sink) Write(p []byte) (int, error) {
-	if len(k.ticket)+len(p) > ticketBytes {
-		return 0, errors.New("a snapshot came past staging")
+// begin returns the install that the last chunk of a transfer asks for.
+func (s *installs) begin(in *instance, from fulcrum.NodeID, ch chunk) (*install, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.by[from]; one != nil && one.transfer == ch.transfer {
+		return one, nil
 	}
-	k.ticket = append(k.ticket, p...)
-	return len(p), nil
+	whole, err := in.core.staging.take(from, ch, in.core.tuning.MaxSnapshotBytes)
+	if err != nil {
+		return nil, err
+	}
+	one := &install{transfer: ch.transfer, done: make(chan struct{})}
+	if s.by == nil {
+		s.by = map[fulcrum.NodeID]*install{}
+	}
+	running := in.spawn(func() {
+		defer close(one.done)
+		defer whole.Close()
+		one.reply, one.err = in.receive(from, ch, whole)
+	})
+	if !running {
+		return nil, errors.Join(unavailable(in.core.env.Node, "this replica is stopping"), whole.Close())
+	}
+	s.by[from] = one
+	return one, nil
 }
 
-func (k *sink) Cancel() error { return nil }
-
-// Close hands a received snapshot over to restore; our own is done already.
-func (k *sink) Close() error {
-	if k.own {
-		return nil
+// receive installs a whole snapshot.
+//
+// Order: (1) the machine and the meta become durable in one step; from here on a crash
+// leaves a replica that begins at the snapshot, whatever its log holds (core.reconcile).
+// (2) The log is made to go on from there: what it holds behind the snapshot's own entry
+// stays, for it may have been counted towards commits (Raft paper, section 7, rule 6); a
+// log that does not hold that entry begins anew. Meanwhile the protocol goes on: what
+// comes between the two either follows the snapshot's entry, or is before it.
+func (in *instance) receive(from fulcrum.NodeID, ch chunk, data *spooled) (protocol.Reply, error) {
+	var reply protocol.Reply
+	var ok bool
+	if !in.ask(in.ctx, func(r *protocol.Raft, now time.Time) { reply, ok = r.Offer(now, from, ch.term) }) {
+		return reply, fulcrum.Errorf(fulcrum.CodeOverloaded, "too busy to take a snapshot in")
 	}
-	k.store.mu.Lock()
-	defer k.store.mu.Unlock()
-	k.store.pending = k
-	return nil
-}
-
-// fsm is the library's state machine over a machine. Its methods run on the
-// library's one machine goroutine, except Persist.
-type fsm struct{ core *core }
-
-func (f fsm) Apply(l *hraft.Log) any { return f.ApplyBatch([]*hraft.Log{l})[0] }
-
-func (f fsm) ApplyBatch(logs []*hraft.Log) []any {
-	f.core.store.awaitDurable(logs[len(logs)-1].Index)
-	if f.core.store.failed.Load() {
-		// Entries that could not be read may be missing here: apply nothing more.
-		return make([]any, len(logs))
-	}
-	results := f.core.machine.apply(logs)
-	f.core.advanced.broadcast()
-	return results
-}
-
-func (f fsm) Snapshot() (hraft.FSMSnapshot, error) {
-	if f.core.store.failed.Load() {
-		return nil, errors.New("the replica has failed")
-	}
-	return capture{f.core, f.core.machine.capture()}, nil
-}
-
-// Restore installs the snapshot that was received last. Order: (1) the machine and
-// the meta become durable in one step; from here on a crash leaves a replica that
-// begins at the snapshot, whatever its log holds (see core.reconcile). (2) The log
-// is cut by the library. If the log conflicts with the snapshot, the library would
-// go on believing in its old end, and could win an election with entries that it
-// has dropped: so this instance is silenced and replaced by one that reads the end
-// anew.
-func (f fsm) Restore(rc io.ReadCloser) error {
-	defer rc.Close()
-	c := f.core
-	c.snaps.mu.Lock()
-	k := c.snaps.pending
-	c.snaps.pending = nil
-	c.snaps.mu.Unlock()
-	if k == nil {
-		return errors.New("no snapshot was received")
-	}
-	old, _ := c.snaps.current()
-	if k.meta.Index < old.Index {
-		return fmt.Errorf("snapshot at %d refused: there is one at %d", k.meta.Index, old.Index)
-	}
-	matches := c.store.matches(k.meta, old)
-	c.installing.Store(true)
-	defer c.installing.Store(false)
-	data := c.staging.claim(k.ticket)
-	if data == nil {
-		return fmt.Errorf("snapshot at %d is not here any more", k.meta.Index)
-	}
-	defer data.Close()
-	if err := c.machine.install(k.meta, data.read()); err != nil {
-		return fmt.Errorf("install snapshot at %d: %w", k.meta.Index, err)
-	}
-	c.store.retain.Store(matches)
-	c.snaps.set(k.meta)
-	c.advanced.broadcast()
-	if _, last := c.store.bounds(); !matches && last >= k.meta.Index {
-		c.renew("the log conflicts with an installed snapshot")
-	}
-	return nil
-}
-
-// capture is a snapshot of our own while it is made durable.
-type capture struct {
-	core    *core
-	persist func(snapshotMeta) error
-}
-
-func (p capture) Persist(s hraft.SnapshotSink) error {
-	k, ok := s.(*sink)
 	if !ok {
-		return fmt.Errorf("foreign sink %T", s)
+		return reply, nil
 	}
-	k.own = true
-	if err := p.persist(k.meta); err != nil {
+	var err error
+	if jobErr := in.job(in.ctx, func() { err = in.install(ch.meta, data) }); jobErr != nil {
+		err = jobErr
+	}
+	if err != nil {
+		return reply, fulcrum.Errorf(fulcrum.CodeConflict, "install snapshot at %d: %w", ch.meta.Index, err)
+	}
+	reply.Term = in.term()
+	return reply, nil
+}
+
+// install runs on the goroutine that applies.
+func (in *instance) install(m snapshotMeta, data *spooled) error {
+	c := in.core
+	if old, _ := c.snaps.current(); m.Index <= old.Index {
+		return nil // what it stands for is here already
+	}
+	if c.store.failed.Load() {
+		return errFailed
+	}
+	if err := c.machine.install(m, data.read()); err != nil {
 		return err
 	}
-	p.core.snaps.set(k.meta)
-	return s.Close()
+	done := make(chan struct{})
+	in.post(event{slow: true, run: func(r *protocol.Raft, _ time.Time) { in.beginAt(r, m) }, done: func() { close(done) }})
+	select {
+	case <-done:
+	case <-in.ctx.Done(): // the machine has it; reconcile does the rest
+		return errStopping
+	}
+	c.advanced.broadcast()
+	return nil
 }
 
-func (capture) Release() {}
-
-var (
-	_ hraft.BatchingFSM   = fsm{}
-	_ hraft.SnapshotStore = (*snapshots)(nil)
-)
+// beginAt makes the log go on from an installed snapshot.
+func (in *instance) beginAt(r *protocol.Raft, m snapshotMeta) {
+	c := in.core
+	if term, ok := c.store.Term(m.Index); ok && term == m.Term {
+		c.snaps.set(m)
+	} else {
+		in.dropReplies(0)
+		if c.store.reset(m.at()) != nil {
+			return
+		}
+		c.snaps.set(m)
+	}
+	r.Installed(m.Config, c.store.configurations(m.Index))
+	for at := in.applied.Load(); at < m.Index && !in.applied.CompareAndSwap(at, m.Index); {
+		at = in.applied.Load()
+	}
+}

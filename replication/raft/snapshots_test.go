@@ -5,8 +5,6 @@ import (
 	"io"
 	"testing"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/replication"
 	"fulcrum/replication/replicationtest"
@@ -18,12 +16,12 @@ func TestInstallKeepsOrDropsTheLogBehindIt(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
 		index, term uint64
-		keep, renew bool
+		keep        bool
 	}{
-		{"the log has the snapshot's entry", 5, 2, true, false},
-		{"the log has another entry there", 5, 3, false, true},
-		{"the log ends there, with another entry", 10, 3, false, true},
-		{"the log ends before it", 11, 3, false, false},
+		{"the log has the snapshot's entry", 5, 2, true},
+		{"the log has another entry there", 5, 3, false},
+		{"the log ends there, with another entry", 10, 3, false},
+		{"the log ends before it", 11, 3, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			source := replicationtest.NewState()
@@ -32,16 +30,17 @@ func TestInstallKeepsOrDropsTheLogBehindIt(t *testing.T) {
 			}
 			k := newKeeper(t, replicationtest.NewState())
 			c := k.core
-			for i := uint64(1); i <= 10; i++ {
-				if err := c.store.StoreLog(&hraft.Log{Index: i, Term: 2}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			sink, err := c.snaps.Create(1, tc.index, tc.term, virtualSnapshot([]fulcrum.NodeID{"a"}).Config, 1, nil)
+			keep(t, c.store, commands(1, 10, 2)...)
+			in, err := c.begin()
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, stream, err := newKeeper(t, source).open(snapshotMeta{Index: tc.index, Term: tc.term})
+			defer in.life.Wait()
+			defer in.cut()
+			in.life.Go(func() { in.serve(in.ctx) })
+			m := virtualSnapshot([]fulcrum.NodeID{"a"})
+			m.Index, m.Term = tc.index, tc.term
+			_, stream, err := newKeeper(t, source).open(m)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,32 +48,25 @@ func TestInstallKeepsOrDropsTheLogBehindIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, ticket, err := c.staging.take("b", chunk{transfer: 1, last: true, data: data, sum: crc64.Checksum(data, crcTable)}, 1<<20)
+			whole, err := c.staging.take("b", chunk{transfer: 1, last: true, data: data, sum: crc64.Checksum(data, crcTable)}, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, _ = sink.Write(ticket)
-			if err := sink.Close(); err != nil {
+			if err := in.install(m, whole); err != nil {
 				t.Fatal(err)
 			}
-			_, rc, err := c.snaps.Open(sink.ID())
-			if err != nil {
-				t.Fatal(err)
+			if last := c.store.Last(); (last == 10 && tc.index < 10) != tc.keep {
+				t.Errorf("the log ends at %d, want it kept: %v", last, tc.keep)
 			}
-			if err := (fsm{c}).Restore(rc); err != nil {
-				t.Fatal(err)
+			if first := c.store.First(); !tc.keep && first != tc.index+1 {
+				t.Errorf("the log begins at %d, want %d", first, tc.index+1)
 			}
-			if got := !c.store.IsMonotonic(); got != tc.keep {
-				t.Errorf("keeps the log: %v, want %v", got, tc.keep)
-			}
-			if got := c.silent(); got != tc.renew {
-				t.Errorf("silenced until renewed: %v, want %v", got, tc.renew)
-			}
-			if m, ok := c.snaps.current(); !ok || m.Index != tc.index || k.applied() != tc.index {
+			if m, ok := c.snaps.current(); !ok || m.Index != tc.index || k.applied() != tc.index || in.applied.Load() != tc.index {
 				t.Errorf("snapshot at %d, applied %d, want %d", m.Index, k.applied(), tc.index)
 			}
-			if _, err := c.snaps.Create(1, tc.index-1, 2, hraft.Configuration{}, 1, nil); err == nil {
-				t.Error("an older snapshot was taken in")
+			m.Index--
+			if err := in.install(m, whole); err != nil || k.applied() != tc.index {
+				t.Errorf("an older snapshot: %v, at %d now", err, k.applied())
 			}
 		})
 	}
@@ -89,8 +81,8 @@ func TestReconcile(t *testing.T) {
 		fails       bool
 	}{
 		{"the log goes on from it", 5, 2, 10, false},
-		{"the log conflicts with it", 5, 3, 0, false},
-		{"the log ends before it", 20, 3, 0, false},
+		{"the log conflicts with it", 5, 3, 5, false},
+		{"the log ends before it", 20, 3, 20, false},
 		{"the log begins right behind it", 2, 2, 10, false},
 		{"entries between them are missing", 1, 1, 0, true},
 	} {
@@ -103,16 +95,12 @@ func TestReconcile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i := uint64(3); i <= 10; i++ {
-				if err := c.store.StoreLog(&hraft.Log{Index: i, Term: 2}); err != nil {
-					t.Fatal(err)
-				}
-			}
+			keep(t, c.store, commands(3, 10, 2)...)
 			err = c.reconcile(snapshotMeta{Index: tc.index, Term: tc.term})
 			if (err != nil) != tc.fails {
 				t.Fatalf("reconcile: %v", err)
 			}
-			if _, last := c.store.bounds(); !tc.fails && last != tc.last {
+			if last := c.store.Last(); !tc.fails && last != tc.last {
 				t.Errorf("the log ends at %d, want %d", last, tc.last)
 			}
 		})

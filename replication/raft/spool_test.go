@@ -9,10 +9,9 @@ import (
 	"testing"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 	"fulcrum/replication/replicationtest"
 )
 
@@ -74,30 +73,25 @@ func chunks(transfer uint64, data []byte) (out []chunk) {
 }
 
 func newStaging(s replication.Spool) *staging {
-	return &staging{spool: s, from: map[fulcrum.NodeID]*transfer{}, whole: map[uint64]*spooled{}}
+	return &staging{spool: s, from: map[fulcrum.NodeID]*transfer{}}
 }
 
 func TestStagingKeepsLargeSnapshotsOutOfMemory(t *testing.T) {
 	sh := &shelf{}
 	s := newStaging(sh)
 	data := bytes.Repeat([]byte("a shard"), 700_000) // 4.9 MB
-	var ticket []byte
+	var d *spooled
 	for _, c := range chunks(1, data) {
-		req, tk, err := s.take("a", c, 1<<30)
-		if err != nil {
+		var err error
+		if d, err = s.take("a", c, 1<<30); err != nil {
 			t.Fatal(err)
 		}
-		if (req != nil) != c.last {
-			t.Fatalf("chunk at %d: request %v", c.offset, req)
+		if (d != nil) != c.last {
+			t.Fatalf("chunk at %d: whole %v", c.offset, d != nil)
 		}
-		ticket = tk
 		if tr := s.from["a"]; tr != nil && len(tr.data.small) > spoolFrom {
 			t.Fatalf("%d bytes are in memory", len(tr.data.small))
 		}
-	}
-	d := s.claim(ticket)
-	if d == nil || s.claim(ticket) != nil {
-		t.Fatal("a ticket is good for one claim")
 	}
 	if got, err := io.ReadAll(d.read()); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes, %v", len(got), err)
@@ -121,7 +115,7 @@ func TestStagingLeavesNoFile(t *testing.T) {
 				if i == 7 {
 					c.data = append([]byte{c.data[0] + 1}, c.data[1:]...)
 				}
-				_, _, err = s.take("a", c, 1<<30)
+				_, err = s.take("a", c, 1<<30)
 			}
 			return err
 		}, fulcrum.CodeInvalid},
@@ -130,7 +124,7 @@ func TestStagingLeavesNoFile(t *testing.T) {
 				if i == 9 {
 					sh.full = errors.New("no space left on device")
 				}
-				if _, _, err = s.take("a", c, 1<<30); err != nil {
+				if _, err = s.take("a", c, 1<<30); err != nil {
 					return err
 				}
 			}
@@ -138,7 +132,7 @@ func TestStagingLeavesNoFile(t *testing.T) {
 		}, fulcrum.CodeDisk},
 		{"too large", func(s *staging, sh *shelf) (err error) {
 			for _, c := range cs {
-				if _, _, err = s.take("a", c, 3<<20); err != nil {
+				if _, err = s.take("a", c, 3<<20); err != nil {
 					return err
 				}
 			}
@@ -146,7 +140,7 @@ func TestStagingLeavesNoFile(t *testing.T) {
 		}, fulcrum.CodeTooLarge},
 		{"the sender is gone", func(s *staging, sh *shelf) (err error) {
 			for _, c := range cs[:10] {
-				_, _, err = s.take("a", c, 1<<30)
+				_, err = s.take("a", c, 1<<30)
 			}
 			s.from["a"].touch = time.Now().Add(-time.Hour)
 			s.sweep()
@@ -154,27 +148,16 @@ func TestStagingLeavesNoFile(t *testing.T) {
 		}, ""},
 		{"the sender begins anew", func(s *staging, sh *shelf) (err error) {
 			for _, c := range cs[:10] {
-				_, _, err = s.take("a", c, 1<<30)
+				_, err = s.take("a", c, 1<<30)
 			}
 			for _, c := range chunks(2, []byte("small now")) {
-				_, _, err = s.take("a", c, 1<<30)
+				_, err = s.take("a", c, 1<<30)
 			}
-			return err
-		}, ""},
-		{"the library did not want it", func(s *staging, sh *shelf) (err error) {
-			var ticket []byte
-			for _, c := range cs {
-				_, ticket, err = s.take("a", c, 1<<30)
-			}
-			s.discard(ticket)
 			return err
 		}, ""},
 		{"the replica stops", func(s *staging, sh *shelf) (err error) {
-			for _, c := range cs {
-				_, _, err = s.take("a", c, 1<<30)
-			}
 			for _, c := range cs[:10] {
-				_, _, err = s.take("b", c, 1<<30)
+				_, err = s.take("b", c, 1<<30)
 			}
 			s.clear()
 			return err
@@ -249,22 +232,16 @@ func TestHoldsOfTheLog(t *testing.T) {
 	}
 	s := c.store
 	fill := func(n, size int) {
-		_, last := s.bounds()
 		for range n {
-			last++
-			if err := s.StoreLog(entryOf(last, size)); err != nil {
-				t.Fatal(err)
-			}
+			keep(t, s, entryOf(s.Last()+1, size))
 		}
+		s.snapshotTaken(position{s.Last(), 1})
 	}
 	cut := func() uint64 {
-		_, last := s.bounds()
-		first, _ := s.bounds()
-		if err := s.DeleteRange(first, last-1); err != nil {
+		if err := s.compact(s.Last()); err != nil {
 			t.Fatal(err)
 		}
-		first, _ = s.bounds()
-		return first
+		return s.First()
 	}
 	fill(100, 10)
 	s.holdFor("b", 40)
@@ -295,6 +272,6 @@ func TestHoldsOfTheLog(t *testing.T) {
 	}
 }
 
-func entryOf(index uint64, size int) *hraft.Log {
-	return &hraft.Log{Index: index, Term: 1, Type: hraft.LogCommand, Data: make([]byte, size)}
+func entryOf(index uint64, size int) protocol.Entry {
+	return protocol.Entry{Index: index, Term: 1, Data: make([]byte, size)}
 }

@@ -1,29 +1,22 @@
 package raft
 
 import (
-	"encoding/binary"
 	"sync"
 	"time"
-
-	hraft "github.com/hashicorp/raft"
 
 	"fulcrum"
 	"fulcrum/replication"
 )
 
-// staging collects the snapshots that peers are sending, whole, before the library
-// sees them: its main loop would stand still for the transfer and miss heartbeats.
-// What is whole is known by a ticket, a number, which goes through the library in the
-// place of the data; who claims it closes it.
+// staging collects the snapshots that peers are sending, whole, before anybody installs
+// them.
 //
 // It holds one transfer a peer, two at the most. mu is never held during I/O.
 type staging struct {
 	spool replication.Spool
 
-	mu    sync.Mutex
-	from  map[fulcrum.NodeID]*transfer
-	whole map[uint64]*spooled
-	last  uint64 // ticket
+	mu   sync.Mutex
+	from map[fulcrum.NodeID]*transfer
 }
 
 type transfer struct {
@@ -33,42 +26,32 @@ type transfer struct {
 	touch time.Time
 }
 
-const (
-	transferIdle = 30 * time.Second
-	ticketBytes  = 8
-)
+const transferIdle = 30 * time.Second
 
-// take adds a chunk; with the last one it returns the library's request and a ticket.
-func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*hraft.InstallSnapshotRequest, []byte, error) {
+// take adds a chunk; with the last one it returns the whole, which the caller closes.
+func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*spooled, error) {
 	t, err := s.begin(from, c, limit)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if _, err := t.data.Write(c.data); err != nil {
 		s.end(from, t)
 		_ = t.data.Close()
-		return nil, nil, spoolError(err)
+		return nil, spoolError(err)
 	}
 	s.mu.Lock()
 	t.touch, t.busy = time.Now(), false
 	s.mu.Unlock()
 	if !c.last {
-		return nil, nil, nil
+		return nil, nil
 	}
 	s.end(from, t)
 	if t.data.sum.Sum64() != c.sum {
 		size := t.data.size
 		_ = t.data.Close()
-		return nil, nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot of %d bytes arrived damaged", size)
+		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot of %d bytes arrived damaged", size)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.last++
-	s.whole[s.last] = t.data
-	req := &hraft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: 1, Term: c.term, Leader: []byte(from),
-		LastLogIndex: c.meta.Index, LastLogTerm: c.meta.Term, Size: ticketBytes,
-		Configuration: hraft.EncodeConfiguration(c.meta.Config), ConfigurationIndex: c.meta.ConfigIndex}
-	return req, binary.BigEndian.AppendUint64(nil, s.last), nil
+	return t.data, nil
 }
 
 // begin finds, or makes, the transfer that a chunk belongs to, and marks it busy.
@@ -125,25 +108,6 @@ func (s *staging) end(from fulcrum.NodeID, t *transfer) {
 	}
 }
 
-// claim gives the data of a ticket to the caller, who closes it; nil if it is gone.
-func (s *staging) claim(ticket []byte) *spooled {
-	if len(ticket) != ticketBytes {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := binary.BigEndian.Uint64(ticket)
-	d := s.whole[n]
-	delete(s.whole, n)
-	return d
-}
-
-func (s *staging) discard(ticket []byte) {
-	if d := s.claim(ticket); d != nil {
-		_ = d.Close()
-	}
-}
-
 // expire forgets transfers whose sender has gone, and returns their data. The caller
 // holds mu.
 func (s *staging) expire(now time.Time) (gone []*spooled) {
@@ -172,10 +136,6 @@ func (s *staging) clear() {
 			gone = append(gone, t.data)
 			delete(s.from, from)
 		}
-	}
-	for n, d := range s.whole {
-		gone = append(gone, d)
-		delete(s.whole, n)
 	}
 	s.mu.Unlock()
 	closeAll(gone)

@@ -5,18 +5,16 @@ import (
 	"sync"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/mutant"
 )
 
-// The library waits for its log in its main loop, and we for the leader's own copy of a
-// command (durable.go). A leader whose disk stands still answers nothing and stays the
-// leader, because its heartbeats go on (hashicorp/raft#503, #614, #666). So the disk is watched here,
-// and a leader that waits for it for longer than Tuning.Stall is replaced from outside
-// of the library: TimeoutNow goes to the heirs, best first, until one of them is known
-// to be in a later term.
+// A leader whose disk stands still stays the leader, because its heartbeats go on (as in
+// hashicorp/raft#503, #614, #666), and commits through the others' disks only, for as
+// long as its log takes entries at all. So the disk is watched here, and a leader that
+// waits for it for longer than Tuning.Stall gives its place away from beside the
+// protocol, which may itself wait for the disk: TimeoutNow goes to the heirs, best
+// first, until one of them is known to be in a later term.
 //
 // Safety: TimeoutNow makes its receiver ask for an election, which is safe at any time.
 // The callers of what the stalled leader appended last hear "unknown".
@@ -90,7 +88,7 @@ func (d *diskWatch) wary() bool {
 
 // stalled reports whether this replica leads while its disk stands still.
 func (c *core) stalled(in *instance) bool {
-	return c.store.disk.stalled() && in.raft.State() == hraft.Leader && !c.silent()
+	return c.store.disk.stalled() && in.leads() && !c.silent()
 }
 
 // yield replaces this leader while its disk stands still. When it returns, the disk
@@ -99,22 +97,23 @@ func (c *core) yield(ctx context.Context, in *instance) {
 	if mutant.On("stalled-leader-stays") {
 		return // mutant: heartbeats go on, and nothing else
 	}
-	term := in.raft.CurrentTerm()
+	term := in.term()
 	c.env.Logger.Warn("the disk stands still: this leader gives its place away", "for", c.store.disk.underWay(), "term", term)
 	defer c.yielded.Store(nil)
 	defer c.leases.pause()()
-	// Past the moment in which the library steps down, too: its main loop then waits for the
-	// disk to store the new term, and answers nobody.
+	// Past the moment in which the protocol steps down, too: it then waits for the disk to
+	// store the new term, and answers nobody.
 	for ctx.Err() == nil && c.store.disk.stalled() && !c.silent() {
-		if c.yielded.Load() == nil && in.raft.State() == hraft.Leader {
+		if c.yielded.Load() == nil && in.leads() {
 			if heir := c.yieldOnce(ctx, in, term); heir != "" {
 				c.yielded.Store(&heir)
 				c.env.Logger.Info("another replica leads in the place of this one", "heir", heir)
 			}
 		}
-		if c.yielded.Load() != nil || in.raft.State() != hraft.Leader {
+		if c.yielded.Load() != nil || !in.leads() {
 			c.turnAway()
 		}
+		c.announce(in)
 		pause(ctx, c.tuning.Stall/10)
 	}
 }
@@ -131,8 +130,7 @@ func (c *core) yieldOnce(ctx context.Context, in *instance, term uint64) fulcrum
 			return id
 		}
 		asked[id] = true
-		var resp hraft.TimeoutNowResponse
-		if in.trans.TimeoutNow(hraft.ServerID(id), hraft.ServerAddress(id), &hraft.TimeoutNowRequest{}, &resp) != nil {
+		if in.timeoutNow(id) != nil {
 			continue
 		}
 		for range 10 { // the others' disks work: an election takes a moment
@@ -146,7 +144,7 @@ func (c *core) yieldOnce(ctx context.Context, in *instance, term uint64) fulcrum
 
 // succeeded notes which leader speaks to this one, whose disk stands still.
 func (c *core) succeeded(in *instance, from fulcrum.NodeID, term uint64) {
-	if heir := c.yielded.Load(); heir != nil && *heir != from && term > in.raft.CurrentTerm() {
+	if heir := c.yielded.Load(); heir != nil && *heir != from && term > in.term() {
 		c.yielded.CompareAndSwap(heir, &from)
 	}
 }

@@ -6,11 +6,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/mutant"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 )
 
 // Extras of the State, stored in the same step as the entries that they go with.
@@ -169,14 +168,14 @@ func errFenced(at replication.Position) *fulcrum.Error {
 }
 
 // apply evaluates entries and hands what they leave to the State, all in one step.
-func (k *keeper) apply(logs []*hraft.Log) []any {
+func (k *keeper) apply(logs []protocol.Entry) []any {
 	results := make([]any, len(logs))
 	b := pending{keeper: k, prog: k.get(), fresh: map[string]int{}}
 	from := k.applied()
 	var last uint64
 	var told []record
 	for i, l := range logs {
-		if l.Type != hraft.LogCommand || l.Index <= from {
+		if l.Kind != protocol.Command || l.Index <= from {
 			continue
 		}
 		last = l.Index
@@ -281,7 +280,7 @@ func (b *pending) store(e fulcrum.Entry) {
 	b.entries = append(b.entries, e)
 }
 
-func (b *pending) entry(l *hraft.Log) (*entryResult, error) {
+func (b *pending) entry(l protocol.Entry) (*entryResult, error) {
 	res := &entryResult{at: l.Index, term: l.Term}
 	e, err := decodeEntry(l.Data)
 	switch {

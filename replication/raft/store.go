@@ -1,85 +1,64 @@
 package raft
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	hraft "github.com/hashicorp/raft"
-
 	"fulcrum"
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 )
 
-// Keys of the library's stable values, and of ours, in the log's meta.
+// Keys in the log's meta.
 const (
-	metaTerm     = "CurrentTerm"
-	metaVoteTerm = "LastVoteTerm"
-	metaVoteFor  = "LastVoteCand"
+	metaHard     = "raft/hard" // protocol.HardState
 	metaSnapshot = "raft/snapshot"
 	metaProbe    = "raft/probe"
+	metaOld      = "CurrentTerm" // of builds over hashicorp/raft
 )
 
-// errNotFound has the text by which the library knows a missing value.
-var errNotFound = errors.New("not found")
-
-// store is the library's LogStore and StableStore over a replication.Log, with the
-// newest entries in memory.
+// store is the protocol's log over a replication.Log, with the newest entries in memory.
 //
-// Fail-stop: the library panics when a term cannot be stored or a committed entry
-// cannot be read, which would take the whole process down for one bad shard. So
-// the first I/O error calls fail, after which the transport lets no message in or
-// out; behind that wall the store may answer anything, as a crashed replica's
-// state is seen by nobody. Terms then seem stored, entries read as no-ops, and
-// nothing is appended.
+// Fail-stop: the first I/O error calls fail, after which no message goes in or out;
+// behind that wall the store may answer anything, as a crashed replica's state is seen
+// by nobody.
 type store struct {
 	log    replication.Log
 	metric replication.Metrics
 	fail   func(error)
 	failed atomic.Bool
 	disk   diskWatch
-
-	// retain is what IsMonotonic answers against: whether the log goes on behind
-	// the snapshot that was installed last. See SnapshotInstalled.
-	retain atomic.Bool
-
-	leading func() bool    // whether the library leads now; it is asked on its main loop
-	syncs   sync.WaitGroup // writes of follow
+	bounds storeBounds
 
 	mu          sync.Mutex
-	unsynced    unsynced // see durable.go
-	first, last uint64   // the entries that there are; last < first: none
-	snapIndex   uint64   // the newest snapshot, where the log may begin anew
-	cache       map[uint64]*hraft.Log
-	cacheFrom   uint64 // oldest index in cache
-	cacheSize   int
-	cacheMax    int
-	bytesSince  int64 // appended since the last snapshot
+	first, last uint64           // the entries that there are; last < first: none
+	snap        position         // what the newest snapshot stands for
+	tail        []protocol.Entry // the newest entries, up to last
+	tailSize    int
+	unsynced    []uint64 // see durable.go
+	bytesSince  int64    // appended since the last snapshot
+	countSince  uint64
 	appended    int64 // ever, by this life
 	holds       holds
-	holdBytes   int64 // see holds
-	countSince  uint64
-	stable      map[string][]byte
-	voteTerm    uint64 // set but not stored yet: it goes with the candidate
 }
 
-func openStore(log replication.Log, metric replication.Metrics, cacheMax int, fail func(error)) (*store, error) {
-	s := &store{log: log, metric: metric, fail: fail, cache: map[uint64]*hraft.Log{}, cacheMax: cacheMax, stable: map[string][]byte{}}
-	for _, k := range []string{metaTerm, metaVoteTerm, metaVoteFor} {
-		v, err := log.Meta(k)
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", k, err)
-		}
-		if v != nil {
-			s.stable[k] = v
-		}
-	}
+// position is a place in the log.
+type position struct{ index, term uint64 }
+
+// storeBounds are what a store does not go beyond.
+type storeBounds struct {
+	cache   int   // bytes of entries kept in memory
+	entries int   // in one message
+	hold    int64 // see holds
+}
+
+func openStore(log replication.Log, metric replication.Metrics, b storeBounds, fail func(error)) *store {
+	s := &store{log: log, metric: metric, fail: fail, bounds: b}
 	s.first, s.last = max(log.First(), 1), log.Last()
-	s.cacheFrom = s.last + 1
-	return s, nil
+	return s
 }
 
 // broken calls fail once and returns err.
@@ -91,264 +70,230 @@ func (s *store) broken(op string, err error) error {
 	return err
 }
 
-func (s *store) bounds() (first, last uint64) {
+var errFailed = errors.New("the log has failed")
+
+// First implements protocol.Log.
+func (s *store) First() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last < s.first {
-		return 0, 0
-	}
-	return s.first, s.last
+	return s.first
 }
 
-// FirstIndex is 0 when there is no entry, whatever the base.
-func (s *store) FirstIndex() (uint64, error) {
-	first, _ := s.bounds()
-	return first, nil
-}
-
-// LastIndex is 0 when there is no entry, whatever the base: the library reads the
-// entry at it when it starts.
-func (s *store) LastIndex() (uint64, error) {
-	_, last := s.bounds()
-	return last, nil
-}
-
-// GetLog reads an entry; hraft.ErrLogNotFound makes a leader send a snapshot.
-func (s *store) GetLog(index uint64, out *hraft.Log) error {
+// Last implements protocol.Log.
+func (s *store) Last() uint64 {
 	s.mu.Lock()
-	l, ok := s.cache[index]
-	inside := index >= s.first && index <= s.last
-	s.mu.Unlock()
-	switch {
-	case ok:
-		*out = *l
-		return nil
-	case s.failed.Load():
-		*out = hraft.Log{Index: index, Type: hraft.LogNoop}
-		return nil
-	case !inside:
-		return hraft.ErrLogNotFound
-	}
-	l, err := s.read(index)
-	if err != nil {
-		s.mu.Lock()
-		inside = index >= s.first && index <= s.last
+	defer s.mu.Unlock()
+	return s.last
+}
+
+// Snapshot implements protocol.Log.
+func (s *store) Snapshot() (index, term uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snap.index, s.snap.term
+}
+
+// Term implements protocol.Log.
+func (s *store) Term(index uint64) (uint64, bool) {
+	s.mu.Lock()
+	switch from := s.tailFrom(); {
+	case index == 0:
 		s.mu.Unlock()
-		if errors.Is(err, replication.ErrNoRecord) && !inside {
-			return hraft.ErrLogNotFound // cut off meanwhile
-		}
-		_ = s.broken(fmt.Sprintf("read log entry %d", index), err)
-		l = &hraft.Log{Index: index, Type: hraft.LogNoop}
+		return 0, true
+	case index == s.snap.index:
+		defer s.mu.Unlock()
+		return s.snap.term, true
+	case index >= from && index <= s.last:
+		defer s.mu.Unlock()
+		return s.tail[index-from].Term, true
 	}
-	*out = *l
-	return nil
-}
-
-// termAt returns the term of an entry among those in memory; 0 if it is not there.
-func (s *store) termAt(index uint64) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l := s.cache[index]; l != nil {
-		return l.Term
-	}
-	return 0
-}
-
-func (s *store) read(index uint64) (*hraft.Log, error) {
-	b, err := s.log.Get(index)
-	if err != nil {
-		return nil, err
-	}
-	r := fulcrum.NewReader(b)
-	l, err := readLog(r, index)
-	if err != nil {
-		return nil, err
-	}
-	return l, finish(r)
-}
-
-// StoreLog appends one entry.
-func (s *store) StoreLog(l *hraft.Log) error { return s.StoreLogs([]*hraft.Log{l}) }
-
-// StoreLogs appends entries durably. A log that ends before the newest snapshot
-// begins anew behind it; any other gap is refused.
-func (s *store) StoreLogs(logs []*hraft.Log) error {
-	if s.failed.Load() {
-		return errors.New("the log has failed")
-	}
-	if len(logs) == 0 {
-		return nil
-	}
-	from := logs[0].Index
-	s.mu.Lock()
-	next, snap := s.last+1, s.snapIndex
 	s.mu.Unlock()
-	if from != next {
-		if from < next || from != snap+1 {
-			return fmt.Errorf("append at %d to a log that ends at %d, with a snapshot at %d", from, next-1, snap)
+	e, ok := s.entry(index)
+	return e.Term, ok
+}
+
+// tailFrom is the first entry in memory. The caller holds mu.
+func (s *store) tailFrom() uint64 { return s.last + 1 - uint64(len(s.tail)) }
+
+// entry reads one entry; ok is false if it is not there, or the disk has failed.
+func (s *store) entry(index uint64) (e protocol.Entry, ok bool) {
+	es, ok := s.read(index, 1)
+	if !ok {
+		return e, false
+	}
+	return es[0], true
+}
+
+// Entries implements protocol.Log.
+func (s *store) Entries(from uint64) ([]protocol.Entry, bool) { return s.read(from, s.bounds.entries) }
+
+// read returns up to most entries from an index on that fit into one message.
+func (s *store) read(from uint64, most int) ([]protocol.Entry, bool) {
+	s.mu.Lock()
+	at, last := s.tailFrom(), s.last
+	if from < s.first || from > last {
+		s.mu.Unlock()
+		return nil, false
+	}
+	if from >= at {
+		defer s.mu.Unlock()
+		return fitting(s.tail[from-at:], most), true
+	}
+	s.mu.Unlock()
+	es, err := s.fromDisk(from, min(last, from+uint64(most)-1))
+	if err != nil && s.First() <= from { // else it was cut off meanwhile
+		_ = s.broken(fmt.Sprintf("read the log from %d", from), err)
+	}
+	return es, err == nil && !s.failed.Load()
+}
+
+// fitting is as many entries as one message may hold, at least one.
+func fitting(es []protocol.Entry, most int) []protocol.Entry {
+	size := 0
+	for i, e := range es {
+		if size += len(e.Data) + 32; i > 0 && (size > maxAppendBytes || i == most) {
+			return es[:i:i]
 		}
-		if err := s.reset(snap); err != nil {
+	}
+	return es[:len(es):len(es)]
+}
+
+func (s *store) fromDisk(lo, hi uint64) (es []protocol.Entry, err error) {
+	size := 0
+	err = s.log.Range(lo, hi, func(index uint64, record []byte) error {
+		e, err := readRecord(record, index)
+		if err != nil {
 			return err
 		}
+		if size += len(e.Data) + 32; len(es) > 0 && size > maxAppendBytes {
+			return errEnough
+		}
+		es = append(es, e)
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
 	}
-	records := make([][]byte, len(logs))
+	return es, err
+}
+
+var errEnough = errors.New("enough")
+
+// begin appends entries; done is called once they are durable, and never if the disk
+// fails. It must not block.
+func (s *store) begin(entries []protocol.Entry, done func()) error {
+	if s.failed.Load() {
+		return errFailed
+	}
+	from := entries[0].Index
+	records := make([][]byte, len(entries))
 	size := 0
-	for i, l := range logs {
-		records[i] = appendLog(make([]byte, 0, len(l.Data)+24), l)
+	for i, e := range entries {
+		records[i] = appendRecord(make([]byte, 0, len(e.Data)+16), e)
 		size += len(records[i])
 	}
-	wait, err := s.put(logs, from, records)
-	if err != nil {
+	synced := s.follow(from, done)
+	if err := s.log.Begin(from, records, synced); err != nil {
 		return s.broken(fmt.Sprintf("append log entry %d", from), err)
 	}
-	if wait != nil {
-		s.follow(from, wait)
-	}
-	s.added(logs, size)
-	return nil
-}
-
-// put appends records; a wait that is not nil ends when they are durable.
-func (s *store) put(logs []*hraft.Log, from uint64, records [][]byte) (wait func() error, err error) {
-	if s.together(logs) {
-		return s.log.Begin(from, records)
-	}
-	start := time.Now()
-	end := s.disk.begin()
-	err = s.log.Append(from, records)
-	end()
-	if err == nil {
-		s.metric.Commit(time.Since(start))
-	}
-	return nil, err
-}
-
-// added keeps what was appended in memory.
-func (s *store) added(logs []*hraft.Log, size int) {
-	from := logs[0].Index
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last < s.first {
 		s.first = from
 	}
-	s.last = from + uint64(len(logs)) - 1
+	s.last = from + uint64(len(entries)) - 1
 	s.bytesSince += int64(size)
 	s.appended += int64(size)
-	s.countSince += uint64(len(logs))
-	for _, l := range logs {
-		c := *l
-		s.cache[l.Index] = &c
-		s.cacheSize += len(l.Data) + 64
+	s.countSince += uint64(len(entries))
+	for _, e := range entries {
+		s.tail = append(s.tail, e)
+		s.tailSize += len(e.Data) + 64
 	}
 	s.shrink()
+	return nil
 }
 
-// shrink drops the oldest cached entries over the limit. The caller holds mu.
-// Cached entries are consecutive: cacheFrom..last.
+// shrink drops the oldest entries in memory over the limit. The caller holds mu.
 func (s *store) shrink() {
-	for s.cacheSize > s.cacheMax && s.cacheFrom <= s.last {
-		if l := s.cache[s.cacheFrom]; l != nil {
-			s.cacheSize -= len(l.Data) + 64
-			delete(s.cache, s.cacheFrom)
-		}
-		s.cacheFrom++
+	n := 0
+	for ; n < len(s.tail) && s.tailSize > s.bounds.cache; n++ {
+		s.tailSize -= len(s.tail[n].Data) + 64
 	}
+	s.drop(n)
 }
 
-// uncache forgets entries lo..hi, a front or an end of the log. The caller holds mu.
-func (s *store) uncache(lo, hi uint64) {
-	for i := max(lo, s.cacheFrom); i <= hi; i++ {
-		if l := s.cache[i]; l != nil {
-			s.cacheSize -= len(l.Data) + 64
-			delete(s.cache, i)
-		}
-	}
-	if lo <= s.cacheFrom {
-		s.cacheFrom = hi + 1
-	}
-	s.cacheFrom = min(s.cacheFrom, s.last+1)
+// drop forgets the n oldest entries in memory. The caller holds mu, and has counted.
+func (s *store) drop(n int) {
+	clear(s.tail[:n])
+	s.tail = s.tail[n:]
 }
 
-// DeleteRange cuts the log at its front (behind a snapshot) or at its end (entries
-// of a deposed leader, never committed).
-func (s *store) DeleteRange(lo, hi uint64) error {
+// cut drops the entries behind an index, durably: a deposed leader's, never committed.
+func (s *store) cut(at uint64) error {
 	if s.failed.Load() {
-		return errors.New("the log has failed")
+		return errFailed
+	}
+	end := s.disk.begin()
+	err := s.log.TruncateAfter(at)
+	end()
+	if err != nil {
+		return s.broken(fmt.Sprintf("cut the log after %d", at), err)
 	}
 	s.mu.Lock()
-	first, last := s.first, s.last
-	s.mu.Unlock()
-	lo, hi = max(lo, first), min(hi, last)
-	if lo == first && hi < last { // the front
-		s.mu.Lock()
-		if keep := s.kept(); keep > 0 {
-			hi = min(hi, keep-1)
-		}
-		s.mu.Unlock()
-	}
-	switch {
-	case lo > hi:
+	defer s.mu.Unlock()
+	if at >= s.last {
 		return nil
-	case hi == last:
-		end := s.disk.begin()
-		err := s.log.TruncateAfter(lo - 1)
-		end()
-		if err != nil {
-			return s.broken(fmt.Sprintf("cut the log after %d", lo-1), err)
-		}
-		s.mu.Lock()
-		s.last = lo - 1
-		s.uncache(lo, hi)
+	}
+	keep := len(s.tail) - int(min(s.last-at, uint64(len(s.tail))))
+	for _, e := range s.tail[keep:] {
+		s.tailSize -= len(e.Data) + 64
+	}
+	s.tail, s.last = s.tail[:keep:keep], at // what comes goes elsewhere: somebody may be reading
+	return nil
+}
+
+// compact drops the entries before an index, or fewer where somebody needs them.
+func (s *store) compact(before uint64) error {
+	s.mu.Lock()
+	if keep := s.kept(); keep > 0 {
+		before = min(before, keep)
+	}
+	before = min(before, s.snap.index+1, s.last+1)
+	if before <= s.first || s.failed.Load() {
 		s.mu.Unlock()
-	case lo == first:
-		s.mu.Lock()
-		s.first = hi + 1 // first, so that no reader takes the missing entry for a bad disk
-		s.uncache(lo, hi)
-		s.mu.Unlock()
-		if err := s.log.TruncateBefore(hi + 1); err != nil {
-			return s.broken(fmt.Sprintf("cut the log before %d", hi+1), err)
-		}
-	default:
-		return fmt.Errorf("delete %d..%d from the middle of a log %d..%d", lo, hi, first, last)
+		return nil
+	}
+	n := 0
+	for from := s.tailFrom(); n < len(s.tail) && from+uint64(n) < before; n++ {
+		s.tailSize -= len(s.tail[n].Data) + 64
+	}
+	s.drop(n)
+	s.first = before // before the disk, so that no reader takes a missing entry for a bad one
+	s.mu.Unlock()
+	if err := s.log.TruncateBefore(before); err != nil {
+		return s.broken(fmt.Sprintf("cut the log before %d", before), err)
 	}
 	return nil
 }
 
-func (s *store) reset(base uint64) error {
-	if err := s.log.Reset(base); err != nil {
-		return s.broken(fmt.Sprintf("reset the log to %d", base), err)
+// reset empties the log: it begins behind a snapshot.
+func (s *store) reset(snap position) error {
+	if err := s.log.Reset(snap.index); err != nil {
+		return s.broken(fmt.Sprintf("reset the log to %d", snap.index), err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.first, s.last = base+1, base
-	clear(s.cache)
-	s.cacheSize, s.cacheFrom = 0, base+1
+	s.snap = snap
+	s.first, s.last = snap.index+1, snap.index
+	s.tail, s.tailSize = nil, 0
 	return nil
 }
 
-// IsMonotonic makes the library drop the whole log after it has installed a
-// snapshot, unless the log goes on behind it: then what follows has been counted
-// towards commits and must stay (Raft paper, section 7, rule 6).
-func (s *store) IsMonotonic() bool { return !s.retain.Load() }
-
-// matches reports whether the log holds the entry (index, term), or begins behind it.
-func (s *store) matches(m snapshotMeta, old snapshotMeta) bool {
-	if m.Index == old.Index && m.Term == old.Term {
-		return true
-	}
-	first, last := s.bounds()
-	if first == 0 || m.Index < first || m.Index > last {
-		return false
-	}
-	var l hraft.Log
-	return s.GetLog(m.Index, &l) == nil && !s.failed.Load() && l.Term == m.Term
-}
-
-// snapshotTaken tells the store where its log may be cut or begin anew.
-func (s *store) snapshotTaken(index uint64) {
+// snapshotTaken notes a snapshot that stands for a prefix of this log.
+func (s *store) snapshotTaken(snap position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.snapIndex = index
+	s.snap = snap
 	s.bytesSince, s.countSince = 0, 0
 }
 
@@ -359,84 +304,83 @@ func (s *store) grown() (bytes int64, entries uint64) {
 	return s.bytesSince, s.countSince
 }
 
-// Set stores a value. The candidate of a vote takes the vote's term with it in one
-// durable step: a vote is stored whole or not at all.
-func (s *store) Set(key, val []byte) error {
-	kv := map[string][]byte{string(key): val}
-	if string(key) == metaVoteFor {
-		s.mu.Lock()
-		kv[metaVoteTerm] = binary.BigEndian.AppendUint64(nil, s.voteTerm)
-		s.mu.Unlock()
+// configurations returns those in the log behind an index.
+func (s *store) configurations(behind uint64) (confs []protocol.ConfigurationAt) {
+	for i := max(behind+1, s.First()); i <= s.Last(); {
+		es, ok := s.read(i, 1024)
+		if !ok {
+			return confs
+		}
+		for _, e := range es {
+			if e.Kind != protocol.Members {
+				continue
+			}
+			c, err := protocol.ReadConfiguration(fulcrum.NewReader(e.Data)) // readRecord has checked it
+			if err == nil {
+				confs = append(confs, protocol.ConfigurationAt{Configuration: c, Index: e.Index})
+			}
+		}
+		i += uint64(len(es))
 	}
-	return s.setMeta(kv)
+	return confs
+}
+
+// hard returns what setHard has stored.
+func (s *store) hard() (h protocol.HardState, err error) {
+	b, err := s.log.Meta(metaHard)
+	if err == nil && b == nil {
+		if b, err = s.log.Meta(metaOld); b != nil {
+			err = errors.New("an earlier build wrote this log, which this one cannot read: begin with an empty data directory")
+		}
+		return h, err
+	}
+	if err != nil {
+		return h, err
+	}
+	r := fulcrum.NewReader(b)
+	h = protocol.HardState{Term: r.Uvarint(), Vote: fulcrum.NodeID(r.String())}
+	if err := finish(r); err != nil {
+		return h, fmt.Errorf("%s: %w", metaHard, err)
+	}
+	return h, nil
+}
+
+// setHard stores h, in one durable step: a vote is stored with its term or not at all.
+func (s *store) setHard(h protocol.HardState) error {
+	return s.setMeta(map[string][]byte{metaHard: fulcrum.AppendBytes(uvarints(nil, h.Term), []byte(h.Vote))})
 }
 
 func (s *store) setMeta(kv map[string][]byte) error {
 	if s.failed.Load() {
-		return errors.New("the log has failed")
+		return errFailed
 	}
 	end := s.disk.begin()
 	err := s.log.SetMeta(kv)
 	end()
 	if err != nil {
-		return s.broken("store term or vote", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k, v := range kv {
-		s.stable[k] = v
+		return s.broken("store in the log's meta", err)
 	}
 	return nil
 }
 
-// forget drops a stored value from memory; only a mutant does.
-func (s *store) forget(key string) {
+var _ protocol.Log = (*store)(nil)
+
+// follow notes that what begins at from is being written. The function that it returns
+// is called when that is durable, or has failed.
+func (s *store) follow(from uint64, done func()) func(error) {
+	begun := time.Now()
+	end := s.disk.begin()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.stable, key)
+	s.unsynced = append(s.unsynced, from)
+	s.mu.Unlock()
+	return func(err error) {
+		end()
+		if err != nil {
+			_ = s.broken("sync the log", err)
+			return
+		}
+		s.metric.Commit(time.Since(begun))
+		s.synced(from)
+		done()
+	}
 }
-
-// Get returns a stored value.
-func (s *store) Get(key []byte) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, ok := s.stable[string(key)]
-	if !ok {
-		return nil, errNotFound
-	}
-	return v, nil
-}
-
-// SetUint64 stores a number. It fails only by fail-stop: the library would panic.
-func (s *store) SetUint64(key []byte, val uint64) error {
-	if string(key) == metaVoteTerm {
-		s.mu.Lock()
-		s.voteTerm = val
-		s.mu.Unlock()
-		return nil
-	}
-	b := binary.BigEndian.AppendUint64(nil, val)
-	if old, err := s.Get(key); err == nil && string(old) == string(b) {
-		return nil
-	}
-	_ = s.setMeta(map[string][]byte{string(key): b})
-	return nil
-}
-
-// GetUint64 returns a stored number.
-func (s *store) GetUint64(key []byte) (uint64, error) {
-	v, err := s.Get(key)
-	if err != nil {
-		return 0, err
-	}
-	if len(v) != 8 {
-		return 0, fmt.Errorf("value of %s has %d bytes, want 8", key, len(v))
-	}
-	return binary.BigEndian.Uint64(v), nil
-}
-
-var (
-	_ hraft.LogStore          = (*store)(nil)
-	_ hraft.StableStore       = (*store)(nil)
-	_ hraft.MonotonicLogStore = (*store)(nil)
-)

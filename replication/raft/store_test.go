@@ -3,23 +3,36 @@ package raft
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"reflect"
 	"testing"
 
-	hraft "github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
 	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
 	"fulcrum/replication/replicationtest"
 )
 
-func newStore(t interface{ Fatal(...any) }, log replication.Log, cache int) (*store, *[]error) {
+func newStore(t interface{ Helper() }, log replication.Log, cache int) (*store, *[]error) {
+	t.Helper()
 	var failures []error
-	s, err := openStore(log, replication.NoMetrics{}, cache, func(err error) { failures = append(failures, err) })
-	if err != nil {
+	s := openStore(log, replication.NoMetrics{}, storeBounds{cache: cache, entries: 64}, func(err error) { failures = append(failures, err) })
+	return s, &failures
+}
+
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+// keep appends entries and waits until they are durable.
+func keep(t fataler, s *store, entries ...protocol.Entry) {
+	t.Helper()
+	done := make(chan struct{})
+	if err := s.begin(entries, func() { close(done) }); err != nil {
 		t.Fatal(err)
 	}
-	return s, &failures
+	<-done
 }
 
 // The store against a plain slice, through appends, cuts at both ends, snapshots
@@ -30,27 +43,22 @@ func TestStoreKeepsTheLog(t *testing.T) {
 		cache := rapid.SampledFrom([]int{0, 200, 1 << 20}).Draw(t, "cache")
 		s, _ := newStore(t, log, cache)
 		var first uint64 = 1
-		var want []string
+		var want []protocol.Entry
 		last := func() uint64 { return first + uint64(len(want)) - 1 }
 		n := 0
 		t.Repeat(map[string]func(*rapid.T){
 			"append": func(t *rapid.T) {
-				var logs []*hraft.Log
+				var entries []protocol.Entry
 				for i := range rapid.IntRange(1, 5).Draw(t, "n") {
 					n++
-					want = append(want, fmt.Sprint(n))
-					logs = append(logs, &hraft.Log{Index: last(), Term: uint64(n + i), Data: []byte(fmt.Sprint(n))})
+					e := protocol.Entry{Index: last() + 1, Term: uint64(n + i), Data: []byte(fmt.Sprint(n))}
+					want, entries = append(want, e), append(entries, e)
 				}
-				if err := s.StoreLogs(logs); err != nil {
-					t.Fatal(err)
-				}
+				keep(t, s, entries...)
 			},
 			"cut end": func(t *rapid.T) {
-				if len(want) == 0 {
-					t.Skip()
-				}
-				k := rapid.IntRange(0, len(want)-1).Draw(t, "keep")
-				if err := s.DeleteRange(first+uint64(k), last()); err != nil {
+				k := rapid.IntRange(0, len(want)).Draw(t, "keep")
+				if err := s.cut(first + uint64(k) - 1); err != nil {
 					t.Fatal(err)
 				}
 				want = want[:k]
@@ -60,105 +68,96 @@ func TestStoreKeepsTheLog(t *testing.T) {
 					t.Skip()
 				}
 				k := rapid.IntRange(1, len(want)-1).Draw(t, "drop")
-				if err := s.DeleteRange(first, first+uint64(k)-1); err != nil {
+				s.snapshotTaken(position{want[k-1].Index, want[k-1].Term})
+				if err := s.compact(first + uint64(k)); err != nil {
 					t.Fatal(err)
 				}
 				first, want = first+uint64(k), want[k:]
 			},
 			"begin anew": func(t *rapid.T) {
-				n++
 				snap := last() + uint64(rapid.IntRange(1, 9).Draw(t, "ahead"))
-				s.snapshotTaken(snap)
-				first, want = snap+1, []string{fmt.Sprint(n)}
-				if err := s.StoreLog(&hraft.Log{Index: first, Term: 1, Data: []byte(want[0])}); err != nil {
+				if err := s.reset(position{snap, 3}); err != nil {
 					t.Fatal(err)
+				}
+				first, want = snap+1, nil
+				if index, term := s.Snapshot(); index != snap || term != 3 {
+					t.Fatalf("snapshot at %d of %d", index, term)
+				}
+				if term, ok := s.Term(snap); !ok || term != 3 {
+					t.Fatalf("the term of the snapshot is %d, %v", term, ok)
 				}
 			},
 			"reopen": func(t *rapid.T) { s, _ = newStore(t, log, cache) },
 			"": func(t *rapid.T) {
-				lo, _ := s.FirstIndex()
-				hi, _ := s.LastIndex()
-				if len(want) == 0 {
-					if lo != 0 || hi != 0 {
-						t.Fatalf("bounds %d..%d of an empty log", lo, hi)
-					}
-					return
+				if lo, hi := s.First(), s.Last(); lo != first || hi != last() || s.Durable() != last() {
+					t.Fatalf("bounds %d..%d, durable %d, want %d..%d", lo, hi, s.Durable(), first, last())
 				}
-				if lo != first || hi != last() {
-					t.Fatalf("bounds %d..%d, want %d..%d", lo, hi, first, last())
-				}
-				var l hraft.Log
 				for i, w := range want {
-					if err := s.GetLog(first+uint64(i), &l); err != nil || string(l.Data) != w || l.Index != first+uint64(i) {
-						t.Fatalf("entry %d = %q, %v, want %q", first+uint64(i), l.Data, err, w)
+					e, ok := s.entry(first + uint64(i))
+					term, known := s.Term(first + uint64(i))
+					if !ok || !known || term != w.Term || e.Index != w.Index || string(e.Data) != string(w.Data) {
+						t.Fatalf("entry %d = %+v, %v, want %+v", first+uint64(i), e, ok, w)
 					}
+				}
+				if es, ok := s.Entries(first); ok != (len(want) > 0) || ok && (len(es) != min(len(want), 64) || es[0].Index != first) {
+					t.Fatalf("%d entries from %d, %v, want %d", len(es), first, ok, len(want))
 				}
 				for _, i := range []uint64{first - 1, last() + 1} {
-					if err := s.GetLog(i, &l); !errors.Is(err, hraft.ErrLogNotFound) {
-						t.Fatalf("entry %d: %v, want none", i, err)
+					if _, ok := s.entry(i); ok {
+						t.Fatalf("entry %d is there", i)
 					}
 				}
-				if s.cacheSize > max(cache, 0) || (cache == 0 && len(s.cache) > 0) {
-					t.Fatalf("cache of %d entries, %d bytes", len(s.cache), s.cacheSize)
+				if s.tailSize > max(cache, 0) || cache == 0 && len(s.tail) > 0 {
+					t.Fatalf("%d entries, %d bytes are in memory", len(s.tail), s.tailSize)
 				}
 			},
 		})
 	})
 }
 
-func TestStoreRefusesAGap(t *testing.T) {
-	s, failures := newStore(t, replicationtest.NewLog(), 0)
-	if err := s.StoreLog(&hraft.Log{Index: 5, Term: 1}); err == nil {
-		t.Error("an entry far behind the end was stored")
-	}
-	if len(*failures) > 0 {
-		t.Errorf("a refusal is no disk error: %v", *failures)
-	}
-}
-
 func TestVoteIsStoredWholeOrNotAtAll(t *testing.T) {
 	log := replicationtest.NewLog()
 	s, _ := newStore(t, log, 0)
-	_ = s.SetUint64([]byte(metaVoteTerm), 4)
-	_ = s.Set([]byte(metaVoteFor), []byte("a"))
-	_ = s.SetUint64([]byte(metaVoteTerm), 7) // and a crash before the candidate
-	for _, open := range []*store{s, first(newStore(t, log, 0))} {
-		term, err := open.GetUint64([]byte(metaVoteTerm))
-		who, _ := open.Get([]byte(metaVoteFor))
-		if err != nil || term != 4 || string(who) != "a" {
-			t.Errorf("vote for %q in %d, %v, want a in 4", who, term, err)
-		}
-	}
-	if _, err := s.Get([]byte("nothing")); err == nil || err.Error() != "not found" {
-		t.Errorf("missing value: %v; the library knows it by its text", err)
-	}
-}
-
-func first(s *store, _ *[]error) *store { return s }
-
-// The library panics when a term cannot be stored: the store must not let it.
-func TestBadDiskIsReportedOnceAndNeverPanics(t *testing.T) {
-	log := replicationtest.NewLog()
-	s, failures := newStore(t, log, 0)
-	if err := s.StoreLogs([]*hraft.Log{{Index: 1, Term: 1}, {Index: 2, Term: 1}}); err != nil {
+	want := protocol.HardState{Term: 4, Vote: "a"}
+	if err := s.setHard(want); err != nil {
 		t.Fatal(err)
 	}
 	log.FailWith(errors.New("input/output error"))
-	if err := s.SetUint64([]byte(metaTerm), 9); err != nil {
-		t.Errorf("SetUint64 = %v: the library panics on that", err)
+	_ = s.setHard(protocol.HardState{Term: 7, Vote: "b"})
+	log.FailWith(nil)
+	again, _ := newStore(t, log, 0)
+	if got, err := again.hard(); err != nil || got != want {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
-	if err := s.StoreLog(&hraft.Log{Index: 3, Term: 1}); err == nil {
+}
+
+func TestALogOfAnEarlierBuildIsRefused(t *testing.T) {
+	log := replicationtest.NewLog()
+	if err := log.SetMeta(map[string][]byte{metaOld: {0, 0, 0, 0, 0, 0, 0, 3}}); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := newStore(t, log, 0)
+	if h, err := s.hard(); err == nil {
+		t.Errorf("read as %+v", h)
+	}
+}
+
+func TestBadDiskIsReportedOnce(t *testing.T) {
+	log := replicationtest.NewLog()
+	s, failures := newStore(t, log, 0)
+	keep(t, s, protocol.Entry{Index: 1, Term: 1}, protocol.Entry{Index: 2, Term: 1})
+	log.FailWith(errors.New("input/output error"))
+	if err := s.setHard(protocol.HardState{Term: 9}); err == nil {
+		t.Error("a term was stored on a bad disk")
+	}
+	if err := s.begin([]protocol.Entry{{Index: 3, Term: 1}}, func() { t.Error("durable on a bad disk") }); err == nil {
 		t.Error("an entry was stored on a bad disk")
 	}
-	if err := s.DeleteRange(1, 1); err == nil {
+	if err := s.cut(1); err == nil {
 		t.Error("the log was cut on a bad disk")
 	}
-	if err := s.Set([]byte(metaVoteFor), []byte("a")); err == nil {
-		t.Error("a vote was stored on a bad disk")
-	}
-	var l hraft.Log
-	if err := s.GetLog(2, &l); err != nil || l.Type != hraft.LogNoop {
-		t.Errorf("GetLog = %+v, %v", l, err)
+	if _, ok := s.entry(2); ok {
+		t.Error("an entry was read from a bad disk")
 	}
 	if len(*failures) != 1 {
 		t.Errorf("failures reported: %v, want one", *failures)
@@ -171,25 +170,23 @@ func TestUnreadableEntryIsADiskError(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, failures := newStore(t, log, 0)
-	var l hraft.Log
-	_ = s.GetLog(1, &l)
-	if len(*failures) != 1 {
-		t.Errorf("failures reported: %v, want one", *failures)
+	if _, ok := s.entry(1); ok || len(*failures) != 1 {
+		t.Errorf("read: %v, failures reported: %v, want one", ok, *failures)
 	}
 }
 
 func TestMessagesSurviveTheirEncoding(t *testing.T) {
-	conf := hraft.EncodeConfiguration(virtualSnapshot(nil).Config)
-	req := &hraft.AppendEntriesRequest{Term: 3, PrevLogEntry: 4, PrevLogTerm: 2, LeaderCommitIndex: 4, Entries: []*hraft.Log{
-		{Index: 5, Term: 3, Data: []byte("x")}, {Index: 6, Term: 3, Type: hraft.LogConfiguration, Data: conf}}}
-	got, err := decodeAppend("n1", bodyOf(encodeAppend(req)))
-	if err != nil || got.Term != 3 || got.PrevLogEntry != 4 || len(got.Entries) != 2 || got.Entries[1].Index != 6 || string(got.Entries[0].Data) != "x" {
-		t.Fatalf("%+v, %v", got, err)
+	conf := virtualSnapshot([]replicationNode{"a"}).Config.Append(nil)
+	m := protocol.Append{Term: 3, Prev: 4, PrevTerm: 2, Commit: 4, Entries: []protocol.Entry{
+		{Index: 5, Term: 3, Data: []byte("x")}, {Index: 6, Term: 3, Kind: protocol.Members, Data: conf}}}
+	got, err := decodeAppend(bodyOf(encodeAppend(&m)))
+	if err != nil || !reflect.DeepEqual(got, m) {
+		t.Fatalf("%+v, %v, want %+v", got, err, m)
 	}
-	m := virtualSnapshot([]replicationNode{"a", "b"})
-	c := chunk{transfer: 9, offset: 3, data: []byte("abc"), last: true, term: 8, sum: 7, meta: m}
+	meta := virtualSnapshot([]replicationNode{"a", "b"})
+	c := chunk{transfer: 9, offset: 3, data: []byte("abc"), last: true, term: 8, sum: 7, meta: meta}
 	back, err := decodeChunk(bodyOf(c.encode()))
-	if err != nil || back.transfer != 9 || string(back.data) != "abc" || !slices.Equal(back.meta.Config.Servers, m.Config.Servers) {
+	if err != nil || back.transfer != 9 || string(back.data) != "abc" || !reflect.DeepEqual(back.meta, meta) {
 		t.Fatalf("%+v, %v", back, err)
 	}
 }
@@ -200,21 +197,22 @@ type heldLog struct {
 	held []chan struct{}
 }
 
-func (l *heldLog) Begin(from uint64, records [][]byte) (func() error, error) {
-	wait, err := l.Log.Begin(from, records)
+func (l *heldLog) Begin(from uint64, records [][]byte, done func(error)) error {
 	held := make(chan struct{})
 	l.held = append(l.held, held)
-	return func() error {
-		<-held
-		return wait()
-	}, err
+	return l.Log.Begin(from, records, func(err error) {
+		go func() {
+			<-held
+			done(err)
+		}()
+	})
 }
 
-func commands(from, to uint64, term uint64) (logs []*hraft.Log) {
+func commands(from, to uint64, term uint64) (entries []protocol.Entry) {
 	for i := from; i <= to; i++ {
-		logs = append(logs, &hraft.Log{Index: i, Term: term, Type: hraft.LogCommand, Data: []byte("c")})
+		entries = append(entries, protocol.Entry{Index: i, Term: term, Data: []byte("c")})
 	}
-	return logs
+	return entries
 }
 
 // A write that was begun in an earlier reign, and cut off since, says nothing about
@@ -222,42 +220,38 @@ func commands(from, to uint64, term uint64) (logs []*hraft.Log) {
 func TestDurableIsWhatStandsThereNow(t *testing.T) {
 	log := &heldLog{Log: replicationtest.NewLog()}
 	s, _ := newStore(t, log, 1<<20)
-	leads := true
-	s.leading = func() bool { return leads }
-	store := func(logs []*hraft.Log, durable uint64) {
+	done := make(chan struct{}, 9)
+	begin := func(entries []protocol.Entry, durable uint64) {
 		t.Helper()
-		if err := s.StoreLogs(logs); err != nil {
+		if err := s.begin(entries, func() { done <- struct{}{} }); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.durableIndex(); got != durable {
+		if got := s.Durable(); got != durable {
 			t.Fatalf("durable up to %d, want %d", got, durable)
 		}
 	}
-	store(commands(1, 4, 1), 0)
-	close(log.held[0])
-	s.syncs.Wait()
-	store(commands(5, 9, 1), 4)
-
-	leads = false // another leader has other entries from 7 on
-	if err := s.DeleteRange(7, 9); err != nil {
+	release := func(i int) {
+		close(log.held[i])
+		<-done
+	}
+	begin(commands(1, 4, 1), 0)
+	release(0)
+	begin(commands(5, 9, 1), 4)
+	if err := s.cut(6); err != nil { // another leader has other entries from 7 on
 		t.Fatal(err)
 	}
-	store(commands(7, 7, 2), 4)
-	leads = true
-	store(commands(8, 9, 3), 4)
-	first := make(chan struct{})
-	go func() {
-		defer close(first)
-		s.awaitDurable(7)
-	}()
-	close(log.held[1])
-	<-first
-	if got := s.durableIndex(); got != 7 {
+	begin(commands(7, 7, 2), 4)
+	begin(commands(8, 9, 3), 4)
+	release(1)
+	if got := s.Durable(); got != 6 {
+		t.Errorf("durable up to %d, want 6: 7 is being written", got)
+	}
+	release(2)
+	if got := s.Durable(); got != 7 {
 		t.Errorf("durable up to %d, want 7: 8 and 9 are being written", got)
 	}
-	close(log.held[2])
-	s.syncs.Wait()
-	if got := s.durableIndex(); got != 9 {
+	release(3)
+	if got := s.Durable(); got != 9 {
 		t.Errorf("durable up to %d, want 9", got)
 	}
 }

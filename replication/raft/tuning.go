@@ -13,7 +13,6 @@ type Tuning struct {
 	Election    time.Duration // how long a candidate tries; at least Heartbeat; default 1s
 	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 750ms
 	Lease       time.Duration // what a leader asks its voters to promise for reads at level lease, and how long a restarted voter abstains; at most Election; default Election/2
-	Commit      time.Duration // an idle leader sends its followers an empty append after so long, in case a heartbeat did not tell them what is committed; default 2s
 	RPC         time.Duration // how long one message to a peer may take; default Election
 	Stall       time.Duration // a leader whose disk takes longer for one step gives its place away; default Heartbeat
 
@@ -44,7 +43,6 @@ func (t Tuning) withDefaults() Tuning {
 	t.Election = cmp.Or(t.Election, t.Heartbeat)
 	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat*3/4)
 	t.Lease = cmp.Or(t.Lease, t.Election/2)
-	t.Commit = cmp.Or(t.Commit, 2*time.Second)
 	t.RPC = cmp.Or(t.RPC, t.Election)
 	t.Stall = cmp.Or(t.Stall, t.Heartbeat)
 	t.SnapshotEvery = cmp.Or(t.SnapshotEvery, 30*time.Second)
@@ -75,8 +73,8 @@ func (t Tuning) Validate() error {
 	if t.Lease < time.Millisecond || t.Lease > t.Election {
 		errs = append(errs, fmt.Errorf("lease %s: want 1ms <= lease <= election (%s): a longer one delays a failover", t.Lease, t.Election))
 	}
-	if t.Commit < time.Millisecond || t.RPC < time.Millisecond || t.Stall < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
-		errs = append(errs, fmt.Errorf("commit %s, rpc %s, stall %s, snapshot every %s, install %s: too short", t.Commit, t.RPC, t.Stall, t.SnapshotEvery, t.Install))
+	if t.RPC < time.Millisecond || t.Stall < time.Millisecond || t.SnapshotEvery < 5*time.Millisecond || t.Install < time.Millisecond {
+		errs = append(errs, fmt.Errorf("rpc %s, stall %s, snapshot every %s, install %s: too short", t.RPC, t.Stall, t.SnapshotEvery, t.Install))
 	}
 	if t.MaxAppendEntries < 1 || t.MaxAppendEntries > 1024 {
 		errs = append(errs, fmt.Errorf("max append entries %d: want 1..1024", t.MaxAppendEntries))

@@ -48,8 +48,8 @@ func TestAVoteHoldsThroughARestart(t *testing.T) {
 }
 
 // A candidate whose term is over must not win with a vote of that term that comes in
-// late. With the library's fast path for heartbeats it does, in the newer term, which
-// has a leader already (hashicorp/raft#695).
+// late. Where heartbeats change the term beside everything else it does, in the newer
+// term, which has a leader already (hashicorp/raft#695).
 func TestHeartbeatsDoNotOvertakeVotes(t *testing.T) {
 	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
 		a := leader(t, c)
@@ -66,7 +66,7 @@ func TestHeartbeatsDoNotOvertakeVotes(t *testing.T) {
 			case from == b, from == a && to == b:
 				v.Drop = true
 			case from == d && to == b:
-				v.Drop = !raft.IsHeartbeat(from, msg) // all that b hears of the newer term
+				v.Drop = !raft.IsHeartbeat(msg) // all that b hears of the newer term
 			}
 			return v
 		})

@@ -209,6 +209,7 @@ func (c *Cluster) Close() {
 		if r := c.node(id); r.done != nil {
 			<-r.done
 		}
+		c.Log(id).Wait()
 	}
 }
 

@@ -3,7 +3,11 @@ package replicationtest
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"fulcrum"
 	"fulcrum/replication"
@@ -55,6 +59,59 @@ func TestLogKeepsItsContract(t *testing.T) {
 	if err := l.Append(8, [][]byte{{1}}); err == nil || l.Last() != 7 {
 		t.Errorf("append on a bad disk: %v, last %d", err, l.Last())
 	}
+}
+
+func TestLogTellsWhatIsDurableInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLog()
+		l.SyncDelay(time.Second)
+		bad := errors.New("bad disk")
+		var mu sync.Mutex // held in Begin, and taken by done
+		var told []string
+		begin := func(name string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if err := l.Begin(l.Last()+1, [][]byte{[]byte(name)}, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, fmt.Sprint(name, err))
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if !slices.Equal(told, want) {
+				t.Errorf("told %v, want %v", told, want)
+			}
+		}
+		begin("a")
+		begin("b")
+		if r, err := l.Get(2); err != nil || string(r) != "b" {
+			t.Errorf("reading what was begun: %q, %v", r, err)
+		}
+		expect()
+		time.Sleep(time.Second)
+		expect("a<nil>", "b<nil>")
+		begin("c")
+		l.Lose()
+		if l.Last() != 2 {
+			t.Errorf("a crash left %d records, want 2", l.Last())
+		}
+		begin("d")
+		time.Sleep(time.Second)
+		expect("a<nil>", "b<nil>", "c"+errCrashed.Error(), "d<nil>")
+		begin("e")
+		l.FailWith(bad)
+		if err := l.Begin(l.Last()+1, [][]byte{{1}}, func(error) { t.Error("told") }); !errors.Is(err, bad) {
+			t.Errorf("begin on a bad disk: %v", err)
+		}
+		time.Sleep(time.Second)
+		expect("a<nil>", "b<nil>", "c"+errCrashed.Error(), "d<nil>", "e"+bad.Error())
+	})
 }
 
 func TestStateCrashLeavesTheLastWholePosition(t *testing.T) {

@@ -24,7 +24,17 @@ type Log struct {
 	delay   time.Duration
 	err     error
 	appends int
-	waiting uint64 // begun and not yet durable: the last records, if they are still there
+	begun   []begun // not yet durable
+	telling bool    // a goroutine calls done, until there is nothing more
+	life    sync.WaitGroup
+}
+
+// begun is what a call of Begin wrote.
+type begun struct {
+	records int // the last ones, if they are still there
+	durable time.Time
+	lost    bool
+	done    func(error)
 }
 
 // NewLog returns an empty log without a base.
@@ -82,34 +92,67 @@ func (l *Log) sync(step func() error) error {
 func (l *Log) last() uint64 { return l.base + uint64(len(l.records)) }
 
 // Begin implements replication.Log.
-func (l *Log) Begin(from uint64, records [][]byte) (wait func() error, err error) {
+func (l *Log) Begin(from uint64, records [][]byte, done func(error)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return nil, l.err
+		return l.err
 	}
 	if from != l.last()+1 {
-		return nil, fmt.Errorf("append at %d to a log that ends at %d", from, l.last())
+		return fmt.Errorf("append at %d to a log that ends at %d", from, l.last())
 	}
 	for _, r := range records {
 		l.records = append(l.records, bytes.Clone(r))
 	}
-	l.waiting += uint64(len(records))
-	return func() error {
-		return l.sync(func() error {
-			l.waiting -= min(l.waiting, uint64(len(records)))
-			l.appends++
-			return nil
-		})
-	}, nil
+	l.begun = append(l.begun, begun{records: len(records), durable: time.Now().Add(l.delay), done: done})
+	if !l.telling {
+		l.telling = true
+		l.life.Go(l.tell)
+	}
+	return nil
 }
 
-// Lose drops what Begin wrote and nobody has waited for: a crash.
+// Wait returns when what was begun is durable, and whoever waits for it knows.
+func (l *Log) Wait() { l.life.Wait() }
+
+// tell calls the done of what was begun, in order, as each becomes durable.
+func (l *Log) tell() {
+	for {
+		l.mu.Lock()
+		if len(l.begun) == 0 {
+			l.telling = false
+			l.mu.Unlock()
+			return
+		}
+		wait := time.Until(l.begun[0].durable)
+		l.mu.Unlock()
+		if wait > 0 {
+			time.Sleep(wait) // outside of the mutex: see sync
+		}
+		l.mu.Lock()
+		b, err := l.begun[0], l.err
+		l.begun = l.begun[1:]
+		if b.lost {
+			err = errCrashed
+		}
+		if err == nil {
+			l.appends++
+		}
+		l.mu.Unlock()
+		b.done(err)
+	}
+}
+
+// Lose drops what Begin wrote and is not durable yet: a crash.
 func (l *Log) Lose() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.records = l.records[:len(l.records)-int(min(l.waiting, uint64(len(l.records))))]
-	l.waiting = 0
+	for i := range l.begun {
+		if b := &l.begun[i]; !b.lost {
+			l.records = l.records[:max(0, len(l.records)-b.records)]
+			b.lost = true
+		}
+	}
 }
 
 // Append implements replication.Log.

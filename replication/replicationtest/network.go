@@ -43,6 +43,7 @@ type Network struct {
 	cut     map[link]bool
 	away    map[fulcrum.NodeID]bool
 	hook    func(from, to fulcrum.NodeID, msg []byte) Verdict
+	hooking sync.Mutex // one hook at a time
 	latency time.Duration
 	calls   int
 	closed  chan struct{}
@@ -73,7 +74,7 @@ func (n *Network) Latency(d time.Duration) {
 }
 
 // OnCall sets the hook that sees every call before it leaves; nil removes it.
-// The hook runs on the caller's goroutine and must not block.
+// The hook runs on the caller's goroutine, one at a time, and must not block.
 func (n *Network) OnCall(hook func(from, to fulcrum.NodeID, msg []byte) Verdict) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -194,7 +195,9 @@ func (n *Network) call(ctx context.Context, from, to fulcrum.NodeID, msg []byte)
 	}
 	var v Verdict
 	if hook != nil {
+		n.hooking.Lock()
 		v = hook(from, to, msg)
+		n.hooking.Unlock()
 	}
 	if v.Drop || n.isDropped(from, to) {
 		return nil, n.hang(ctx)

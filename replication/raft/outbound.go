@@ -1,0 +1,211 @@
+package raft
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+	"time"
+
+	"fulcrum"
+	"fulcrum/mutant"
+	"fulcrum/replication"
+	"fulcrum/replication/raft/protocol"
+)
+
+// call sends msg; done hears the answer, once, and must not block.
+func (in *instance) call(to fulcrum.NodeID, limit time.Duration, msg []byte, done func([]byte, error)) {
+	if p, ok := in.core.env.Peers.(replication.AsyncPeers); ok {
+		p.Go(to, msg, limit, done)
+		return
+	}
+	in.life.Go(func() {
+		ctx, cancel := context.WithTimeout(in.ctx, limit)
+		defer cancel()
+		done(in.core.env.Peers.Call(ctx, to, msg))
+	})
+}
+
+// wait is call for those who may wait.
+func (in *instance) wait(to fulcrum.NodeID, limit time.Duration, msg []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(in.ctx, limit)
+	defer cancel()
+	return in.core.env.Peers.Call(ctx, to, msg)
+}
+
+// sendAll sends what the protocol wants to be sent. The same entries are encoded once.
+func (in *instance) sendAll(sends []protocol.Send, now time.Time) {
+	var last *protocol.Append
+	var encoded []byte
+	for _, s := range sends {
+		if in.core.silent() {
+			return
+		}
+		switch {
+		case s.Append != nil:
+			if last == nil || last.Prev != s.Append.Prev {
+				if !in.raft.Fill(now, s.To, s.Append) {
+					continue
+				}
+				last, encoded = s.Append, encodeAppend(s.Append)
+			}
+			s.Append.Entries = last.Entries
+			in.sendAppend(s.To, s.Append, encoded)
+		case s.Beat != nil:
+			in.sendBeat(s.To, s.Beat)
+		case s.Vote != nil:
+			in.life.Go(func() { in.askVote(s.To, *s.Vote) })
+		case s.Snapshot:
+			term := in.raft.State().Term
+			in.life.Go(func() { in.sendSnapshot(s.To, term) })
+		}
+	}
+}
+
+func (in *instance) sendAppend(to fulcrum.NodeID, m *protocol.Append, msg []byte) {
+	c := in.core
+	done := func(b []byte, err error) {
+		reply, err := in.opened(to, b, err)
+		if err != nil {
+			in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Lost(now, to, m.Term) }})
+			return
+		}
+		if reply.OK && reply.Term == m.Term {
+			c.peers.matched(to, m.Last())
+			c.store.caughtUp(to, m.Last(), c.tuning.TrailingEntries)
+		}
+		in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Appended(now, to, *m, reply) }})
+	}
+	if mutant.On("raft-ack-before-quorum") && c.env.Group != fulcrum.CatalogGroup {
+		in.life.Go(func() { // mutant: what was sent counts as stored
+			pause(in.ctx, 20*time.Millisecond)
+			done(encodeReply(protocol.Reply{Term: m.Term, OK: true}), nil)
+		})
+		in.call(to, c.appendLimit(), msg, func([]byte, error) {})
+		return
+	}
+	in.call(to, c.appendLimit(), msg, done)
+}
+
+// appendLimit leaves time for a slow disk over there.
+func (c *core) appendLimit() time.Duration { return 2 * c.tuning.RPC }
+
+func (in *instance) sendBeat(to fulcrum.NodeID, m *protocol.Heartbeat) {
+	in.call(to, in.core.tuning.RPC, encodeBeat(*m), func(b []byte, err error) {
+		if reply, err := in.opened(to, b, err); err == nil {
+			in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Beaten(now, to, m.Term, reply) }})
+		}
+	})
+}
+
+// opened reads an answer of a peer, which is heard by it.
+func (in *instance) opened(from fulcrum.NodeID, b []byte, err error) (protocol.Reply, error) {
+	if err != nil {
+		return protocol.Reply{}, err
+	}
+	if in.core.silent() {
+		return protocol.Reply{}, errStopping
+	}
+	in.core.peers.heard(from)
+	return decodeReply(b)
+}
+
+// askVote asks for a vote, or whether there would be one. It asks for nothing while a
+// promise forbids it, nor whether it would be elected while this replica should not
+// lead; that never lasts (see fit), and an election that has begun may go on.
+func (in *instance) askVote(to fulcrum.NodeID, v protocol.Vote) {
+	c := in.core
+	if v.Pre && c.fit() != "" {
+		return
+	}
+	off, err := c.promises.ask()
+	if err != nil || c.silent() {
+		return
+	}
+	b, err := in.wait(to, c.tuning.RPC, encodeVote(v, off))
+	if err != nil || c.silent() {
+		return
+	}
+	c.peers.heard(to)
+	reply, err := decodeVoteReply(b)
+	if err != nil {
+		return
+	}
+	in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Voted(now, to, v, reply) }})
+}
+
+// sendSnapshot brings a peer up that needs what the log does not hold any more.
+func (in *instance) sendSnapshot(to fulcrum.NodeID, term uint64) {
+	index, current, err := in.transfer(to, term)
+	if err != nil {
+		in.core.env.Logger.Debug("a snapshot was not taken in", "peer", to, "error", err)
+	} else if index > 0 {
+		in.core.peers.matched(to, index)
+	}
+	in.post(event{run: func(r *protocol.Raft, now time.Time) { r.SnapshotSent(now, to, term, index, current) }})
+}
+
+// transfer sends a snapshot in chunks, each in a call of its own with its own deadline;
+// the last one is answered when it is installed. index is where it stands, 0 if it was
+// not taken, current the peer's term.
+func (in *instance) transfer(to fulcrum.NodeID, term uint64) (index, current uint64, err error) {
+	c := in.core
+	m, data, err := c.snaps.open()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer data.Close()
+	c.store.holdFor(to, m.Index)
+	defer c.store.sent(string(to))
+	ch := chunk{transfer: c.transfers.Add(1), term: term, meta: m}
+	sum := crc64.New(crcTable)
+	buf := make([]byte, chunkBytes)
+	for {
+		n, err := io.ReadFull(data, buf)
+		if ch.last = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !ch.last {
+			return 0, 0, err
+		}
+		ch.data = buf[:n]
+		sum.Write(ch.data)
+		ch.sum = sum.Sum64()
+		reply, err := in.sendChunk(to, ch)
+		switch {
+		case err != nil:
+			return 0, 0, fmt.Errorf("at byte %d: %w", ch.offset, err)
+		case ch.last && reply.OK:
+			return m.Index, reply.Term, nil
+		case ch.last:
+			return 0, reply.Term, nil
+		}
+		ch.offset += uint64(n)
+	}
+}
+
+// sendChunk sends one chunk, the last one again and again while it is being installed,
+// or its answer may have been lost, as long as this replica leads.
+func (in *instance) sendChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, error) {
+	c := in.core
+	end := time.Now().Add(c.tuning.Install)
+	msg := ch.encode()
+	for {
+		if !in.leads() || in.term() != ch.term || c.silent() {
+			return protocol.Reply{}, errStopping
+		}
+		b, err := in.wait(to, 2*c.tuning.RPC, msg)
+		if err == nil {
+			c.peers.heard(to)
+			return decodeReply(b)
+		}
+		var e *fulcrum.Error
+		if refused := errors.As(err, &e) && e.Code != fulcrum.CodeUnavailable; !ch.last || refused || time.Now().After(end) {
+			return protocol.Reply{}, err
+		}
+		pause(in.ctx, firstPause)
+		if in.ctx.Err() != nil {
+			return protocol.Reply{}, errStopping
+		}
+	}
+}
+
+const firstPause = 50 * time.Millisecond
