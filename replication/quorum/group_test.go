@@ -52,13 +52,23 @@ func put(c *rt.Cluster, at fulcrum.NodeID, k consistency.Kind, kv ...string) (re
 func write(c *rt.Cluster, at fulcrum.NodeID, k consistency.Kind, ws ...fulcrum.Write) (replication.WriteReply, error) {
 	ctx, cancel := within(5 * time.Second)
 	defer cancel()
-	return c.Group(at).Write(ctx, replication.WriteRequest{Writes: ws, Level: consistency.L(k)})
+	g := c.Group(at)
+	if g == nil {
+		return replication.WriteReply{}, errDown // between two lives
+	}
+	return g.Write(ctx, replication.WriteRequest{Writes: ws, Level: consistency.L(k)})
 }
+
+var errDown = fulcrum.Errorf(fulcrum.CodeUnavailable, "the node is down")
 
 func read(c *rt.Cluster, at fulcrum.NodeID, k consistency.Kind, key string) (replication.ReadReply, error) {
 	ctx, cancel := within(5 * time.Second)
 	defer cancel()
-	return c.Group(at).Read(ctx, replication.ReadRequest{Keys: [][]byte{[]byte(key)}, Level: consistency.L(k)})
+	g := c.Group(at)
+	if g == nil {
+		return replication.ReadReply{}, errDown
+	}
+	return g.Read(ctx, replication.ReadRequest{Keys: [][]byte{[]byte(key)}, Level: consistency.L(k)})
 }
 
 func mustPut(t *testing.T, c *rt.Cluster, at fulcrum.NodeID, k consistency.Kind, kv ...string) replication.WriteReply {

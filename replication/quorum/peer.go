@@ -176,6 +176,9 @@ func (g *Group) inReach(read bool, since time.Time) (reach, fresh set) {
 // confirm makes sure, before anything is stored, that enough replicas to write are
 // there, so that a refusal is definite. Those not heard from for a while are pinged.
 func (g *Group) confirm(ctx context.Context, n need) error {
+	if refusing := g.refusing(); refusing != 0 && g.scarce(n) {
+		g.pingSome(ctx, n, n.scope()&refusing, 0) // their clocks may have been set since
+	}
 	since := time.Now().Add(-g.opt.FreshFor) // one moment for both looks: what was fresh before the pings still is
 	reach, fresh := g.inReach(false, since)
 	if n.met(fresh) {
@@ -188,6 +191,29 @@ func (g *Group) confirm(ctx context.Context, n need) error {
 		}
 	}
 	return g.tooFew(n, reach)
+}
+
+// refusing returns the replicas that are there, and refused our clock.
+func (g *Group) refusing() (who set) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, p := range g.peers {
+		if p != nil && p.refusesUs && !p.down {
+			who = who.with(i)
+		}
+	}
+	return who
+}
+
+// scarce reports whether one replica more that refuses would leave too few.
+func (g *Group) scarce(n need) bool {
+	reach, _ := g.inReach(false, time.Time{})
+	for i := range g.peers {
+		if reach.has(i) && i != g.topo.self && !n.met(reach.without(i)) {
+			return true
+		}
+	}
+	return false
 }
 
 // pingSome pings the replicas of who at once, until fresh and those that answered
