@@ -47,6 +47,7 @@ type run struct {
 
 	processes atomic.Int64    // handed out so far
 	counts    [3]atomic.Int64 // by outcome
+	telling   sync.Mutex      // one call of tell at a time
 	tell      func(Progress)
 }
 
@@ -112,6 +113,8 @@ func (r *run) mark(phase string) {
 }
 
 func (r *run) progress(phase, fault string) {
+	r.telling.Lock()
+	defer r.telling.Unlock()
 	r.tell(Progress{Phase: phase, Elapsed: min(r.since(), r.t.Time), Total: r.t.Time, Fault: fault,
 		OK: r.counts[history.OK].Load(), Fail: r.counts[history.Fail].Load(), Info: r.counts[history.Info].Load()})
 }
