@@ -3,6 +3,7 @@ package main
 import (
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // The systems.
@@ -52,6 +53,13 @@ var cases = []contest{
 		entry{fulcrumNode, "fulcrum SET, pipelines of 16", pipes("--mix", "set"), nil},
 		[]entry{{fulcrumNode, "fulcrum SET, one by one", []string{"--mix", "set"}, map[int]float64{64: 3}}}},
 	ycsb("a", "half reads, half writes"), ycsb("b", "95 % reads"), ycsb("c", "only reads"),
+	oneGroup(contest{"set-1", "write one key", []int{1, 64, 256},
+		entry{fulcrumNode, "fulcrum SET", []string{"--mix", "set"}, nil},
+		[]entry{{etcd, "etcd put", []string{"--mix", "set"}, map[int]float64{1: 1.3, 64: 4, 256: 4}}}}),
+	oneGroup(contest{"get-1", "read one key, linearizable", []int{1, 64, 256},
+		entry{fulcrumNode, "fulcrum GET, linearizable", []string{"--mix", "get", "--read-level", "linearizable"}, nil},
+		[]entry{{etcd, "etcd get, linearizable", []string{"--mix", "get"}, map[int]float64{1: 2.5, 64: 4, 256: 3}}}}),
+	oneGroup(ycsb("a", "half reads, half writes")), oneGroup(ycsb("b", "95 % reads")), oneGroup(ycsb("c", "only reads")),
 	{"set-sync", "write one key, synced and replicated, against Redis", []int{64},
 		entry{fulcrumNode, "fulcrum SET, synced on a majority", []string{"--mix", "set"}, nil},
 		[]entry{{redisSync, "Redis SET, synced on the primary", []string{"--mix", "set"}, nil},
@@ -63,6 +71,20 @@ func ycsb(letter, about string) contest {
 	args := []string{"--mix", "ycsb-" + letter}
 	return contest{"ycsb-" + letter, "YCSB's mix: " + about + ", hot keys", []int{64},
 		entry{fulcrumNode, "fulcrum, linearizable", args, nil}, []entry{{etcd, "etcd, linearizable", args, map[int]float64{64: 4}}}}
+}
+
+// oneShard is a keyspace of fulcrum's with one shard, that is one Raft group, as etcd has.
+const oneShard = "one"
+
+// oneGroup is c with all keys of ours in one Raft group.
+func oneGroup(c contest) contest {
+	if !strings.HasSuffix(c.name, "-1") {
+		c.name += "-1"
+	}
+	c.about += "; ours in one Raft group, as etcd"
+	c.ours.label += ", one shard"
+	c.ours.args = append(slices.Clone(c.ours.args), "-k", oneShard)
+	return c
 }
 
 // measurement is one entry at a number of clients.

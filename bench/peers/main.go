@@ -181,8 +181,15 @@ func measureAll(ctx context.Context, s *settings, errs io.Writer) (report *Repor
 		}
 		running[name] = sys
 		say("writing %d keys to %s", s.keys, name)
-		if _, err := sys.measure(ctx, "--load", "--ops", "1", "--mix", "set", "--clients", "64", "--warmup", "0s", "--keys", strconv.Itoa(s.keys), "--value-size", s.size); err != nil {
-			return nil, fmt.Errorf("write the keys to %s: %w", name, err)
+		loads := [][]string{nil}
+		if name == fulcrumNode {
+			loads = append(loads, []string{"-k", oneShard})
+		}
+		for _, into := range loads {
+			args := append([]string{"--load", "--ops", "1", "--mix", "set", "--clients", "64", "--warmup", "0s", "--keys", strconv.Itoa(s.keys), "--value-size", s.size}, into...)
+			if _, err := sys.measure(ctx, args...); err != nil {
+				return nil, fmt.Errorf("write the keys to %s: %w", name, err)
+			}
 		}
 	}
 	report = newReport(s)

@@ -83,7 +83,7 @@ func TestTheReport(t *testing.T) {
 func TestPlans(t *testing.T) {
 	whole := planOf(&settings{}, map[string]*system{fulcrumNode: {}, etcd: {}, redis: {}, redisSync: {}})
 	without := planOf(&settings{}, map[string]*system{fulcrumNode: {}, etcd: {}})
-	if len(whole) != 29 || slices.ContainsFunc(without, func(m measurement) bool { return m.system == redis || m.system == redisSync }) {
+	if len(whole) != 47 || slices.ContainsFunc(without, func(m measurement) bool { return m.system == redis || m.system == redisSync }) {
 		t.Errorf("%d measurements of everything, without Redis: %+v", len(whole), without)
 	}
 	seen := map[string]bool{}
@@ -111,7 +111,7 @@ func TestBadFlags(t *testing.T) {
 func TestProcessesAreStopped(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
-		t.Skip("there is no sleep")
+		t.Skip("needs the command sleep as a process that does not end by itself, and it is not installed")
 	}
 	var p processes
 	for range 3 {
