@@ -20,7 +20,7 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		FS:                          fs,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		CacheSize:                   8 << 20,
-		MemTableSize:                4 << 20,
+		MemTableSize:                8 << 20,
 		MemTableStopWritesThreshold: 4,
 
 		MaxOpenFiles:       256,
