@@ -15,7 +15,7 @@ func openTestQueue(t *testing.T) *lateQueue {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	q, err := openLate(&Node{store: store, machine: catalog.NewMachine()})
+	q, err := openLate(&Node{store: store, machine: catalog.NewMachine(), saving: newTurn()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,6 +109,15 @@ func (o *Options) Validate() error {
 	return errors.Join(errs...)
 }
 
+// newTurn is a mutex that may be held while one waits for something: it holds one token,
+// and whoever has that has the turn. (A bubble of testing/synctest whose goroutines wait for
+// a sync.Mutex stands still.)
+func newTurn() chan struct{} {
+	turn := make(chan struct{}, 1)
+	turn <- struct{}{}
+	return turn
+}
+
 // Node is one running node. It implements api.Backend.
 type Node struct {
 	opt     Options
@@ -151,8 +160,7 @@ func Open(opt Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{opt: opt, log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now(), jitter: newRand(),
-		saving: make(chan struct{}, 1)}
-	n.saving <- struct{}{}
+		saving: newTurn()}
 	defer func() {
 		if err != nil {
 			n.Close()
