@@ -30,7 +30,6 @@ type core struct {
 	stopping  atomic.Bool
 	transfers atomic.Uint64
 	retiring  atomic.Bool                    // takes no leadership any more
-	probes    sync.WaitGroup                 // steps of probe under way
 	yielded   atomic.Pointer[fulcrum.NodeID] // who leads in the place of this leader, whose disk stands still; see yield
 
 	campaigns bool                             // see Options.Campaign
@@ -173,7 +172,6 @@ func (c *core) random() *rand.Rand {
 // run lives until ctx ends (nil), or the disk fails.
 func (c *core) run(ctx context.Context) error {
 	defer c.staging.clear()
-	defer c.probes.Wait()
 	defer c.close()
 	in, err := c.begin()
 	if err != nil {

@@ -40,15 +40,18 @@ func (c *core) fit() string {
 
 // probe returns why this replica should not lead, having written a little to its log's
 // disk: what a disk did a moment ago says little.
-func (c *core) probe() string {
+func (c *core) probe(in *instance) string {
 	if why := c.fit(); why != "" {
 		return why
 	}
 	done := make(chan error, 1)
-	c.probes.Go(func() {
+	running := in.spawn(func() {
 		defer c.store.disk.begin()()
 		done <- c.env.Log.SetMeta(map[string][]byte{metaProbe: {1}})
 	})
+	if !running {
+		return "the node is stopping"
+	}
 	t := time.NewTimer(c.tuning.Stall / 4)
 	defer t.Stop()
 	select {

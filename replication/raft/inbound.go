@@ -103,7 +103,7 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 	case msgVote, msgPreVote:
 		return c.answerVote(ctx, in, from, r, msg[0] == msgPreVote)
 	case msgTimeoutNow:
-		if why := c.probe(); why != "" {
+		if why := c.probe(in); why != "" {
 			return nil, refused(c.env.Node, why)
 		}
 		off := readRelease(r)
