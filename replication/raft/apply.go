@@ -150,6 +150,7 @@ var errStopping = errors.New("this replica is stopping")
 
 // snapshot makes the machine durable and cuts the log behind it.
 func (c *core) snapshot(ctx context.Context, in *instance) error {
+	trailing := c.trailing() // before the snapshot begins to count anew
 	var m snapshotMeta
 	var persist func(snapshotMeta) error
 	var err error
@@ -161,7 +162,7 @@ func (c *core) snapshot(ctx context.Context, in *instance) error {
 		return err
 	}
 	c.snaps.set(m)
-	return c.store.compact(m.Index + 1 - min(m.Index, c.trailing()))
+	return c.store.compact(m.Index + 1 - min(m.Index, trailing))
 }
 
 // capture begins a snapshot of what is applied; persist is nil when there is nothing new.

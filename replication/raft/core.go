@@ -61,19 +61,15 @@ type role struct {
 	self   bool
 }
 
-func (r *role) get() (fulcrum.NodeID, bool) {
+// set takes what look sees, and reports whether that is news, and whether this replica
+// leads from now on. Looking and taking is one step, so that what was seen later stays.
+func (r *role) set(look func() (leader fulcrum.NodeID, self bool)) (changed, leads bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.leader, r.self
-}
-
-// set reports whether that is news.
-func (r *role) set(leader fulcrum.NodeID, self bool) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	changed := r.leader != leader || r.self != self
+	leader, self := look()
+	changed, leads = r.leader != leader || r.self != self, self && !r.self
 	r.leader, r.self = leader, self
-	return changed
+	return changed, leads
 }
 
 func openCore(env replication.Env, t Tuning) (*core, error) {
@@ -277,18 +273,18 @@ func (c *core) watch(ctx context.Context, in *instance) {
 }
 
 func (c *core) announce(in *instance) {
-	var leader fulcrum.NodeID
-	var self bool
-	if in != nil {
-		leader, self = c.leading(in)
-	}
-	_, was := c.role.get()
-	if c.role.set(leader, self) {
-		if self && !was {
-			c.env.Metrics.LeaderChange()
-			c.env.Logger.Info("this replica leads now", "term", in.term())
-			c.peers.reset()
+	changed, leads := c.role.set(func() (fulcrum.NodeID, bool) {
+		if in == nil {
+			return "", false
 		}
+		return c.leading(in)
+	})
+	if leads {
+		c.env.Metrics.LeaderChange()
+		c.env.Logger.Info("this replica leads now", "term", in.term())
+		c.peers.reset()
+	}
+	if changed {
 		c.elected.broadcast()
 	}
 }

@@ -3,6 +3,7 @@ package raft
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,7 +138,7 @@ func (s *store) read(from uint64, most int) ([]protocol.Entry, bool) {
 	}
 	if from >= at {
 		defer s.mu.Unlock()
-		return fitting(s.tail[from-at:], most), true
+		return slices.Clone(fitting(s.tail[from-at:], most)), true // drop clears what the caller is still reading
 	}
 	s.mu.Unlock()
 	es, err := s.fromDisk(from, min(last, from+uint64(most)-1))
@@ -152,10 +153,10 @@ func fitting(es []protocol.Entry, most int) []protocol.Entry {
 	size := 0
 	for i, e := range es {
 		if size += len(e.Data) + 32; i > 0 && (size > maxAppendBytes || i == most) {
-			return es[:i:i]
+			return es[:i]
 		}
 	}
-	return es[:len(es):len(es)]
+	return es
 }
 
 func (s *store) fromDisk(lo, hi uint64) (es []protocol.Entry, err error) {
@@ -248,7 +249,8 @@ func (s *store) cut(at uint64) error {
 	for _, e := range s.tail[keep:] {
 		s.tailSize -= len(e.Data) + 64
 	}
-	s.tail, s.last = s.tail[:keep:keep], at // what comes goes elsewhere: somebody may be reading
+	clear(s.tail[keep:])
+	s.tail, s.last = s.tail[:keep], at
 	return nil
 }
 

@@ -115,6 +115,39 @@ func TestStoreKeepsTheLog(t *testing.T) {
 	})
 }
 
+// What was read from memory stays what it is, whatever happens to the log meanwhile: the
+// machine and messages to peers work on it.
+func TestWhatWasReadStays(t *testing.T) {
+	for name, then := range map[string]func(s *store) error{
+		"newer entries push it out": func(s *store) error { keep(t, s, commands(21, 60, 2)...); return nil },
+		"the log is compacted": func(s *store) error {
+			s.snapshotTaken(position{20, 1})
+			return s.compact(21)
+		},
+		"the end is cut, and other entries come": func(s *store) error {
+			err := s.cut(5)
+			keep(t, s, commands(6, 30, 3)...)
+			return err
+		},
+		"it begins anew": func(s *store) error { return s.reset(position{50, 4}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := newStore(t, replicationtest.NewLog(), 20*65)
+			keep(t, s, commands(1, 20, 1)...)
+			got, ok := s.Entries(1)
+			if !ok || len(got) != 20 {
+				t.Fatalf("%d entries, %v", len(got), ok)
+			}
+			if err := then(s); err != nil {
+				t.Fatal(err)
+			}
+			if want := commands(1, 20, 1); !reflect.DeepEqual(got, want) {
+				t.Errorf("what was read has become %v", got)
+			}
+		})
+	}
+}
+
 func TestVoteIsStoredWholeOrNotAtAll(t *testing.T) {
 	log := replicationtest.NewLog()
 	s, _ := newStore(t, log, 0)
