@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,6 +128,27 @@ func TestServeStopsInOrder(t *testing.T) {
 	}
 	if !strings.Contains(n.log.String(), "node has stopped") {
 		t.Errorf("the log does not end in order:\n%s", n.log.String())
+	}
+}
+
+// A node with few processors runs with a timer slack of 1 ms, in the process that was
+// started and with its environment.
+func TestServeQuietsTheMonitor(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" || runtime.GOMAXPROCS(0) > 4 {
+		t.Skip("timer slack is set on Linux, for nodes of up to four processors")
+	}
+	n := serveAlone(t, "slack")
+	got, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", n.cmd.Process.Pid))
+	if err != nil {
+		t.Skip("the kernel does not tell a process's timer slack: ", err)
+	}
+	if string(got) != "1000000\n" {
+		t.Errorf("timer slack %q ns, want 1000000", got)
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", n.cmd.Process.Pid))
+	if err != nil || !strings.Contains(string(env), "PATH=") {
+		t.Errorf("the environment did not come along: %q, %v", env, err)
 	}
 }
 

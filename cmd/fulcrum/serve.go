@@ -45,6 +45,9 @@ leadership over and closes its files.`,
 			if err != nil {
 				return usage(cmd, err)
 			}
+			if a.process {
+				quietMonitor()
+			}
 			return serve(cmd.Context(), opt)
 		},
 	}

@@ -14,6 +14,7 @@ import (
 type terminal struct {
 	in       io.Reader
 	out, err io.Writer
+	process  bool // the command has a process of its own, which it may start again
 }
 
 // isTerminal reports whether w is one, so that people get tables and programs JSON.
