@@ -25,6 +25,7 @@ const (
 	btree      = "github.com/tidwall/btree"
 	xxhash     = "github.com/cespare/xxhash/v2"
 	xsync      = "golang.org/x/sync"
+	xsys       = "golang.org/x/sys"
 	koanf      = "github.com/knadh/koanf"
 )
 
@@ -52,7 +53,7 @@ var house = map[string]imports{
 	"node/netfault":         {house: []string{"", "node/fault"}},
 	"node/transport":        {house: []string{""}, library: []string{prometheus}},
 	"node/membership":       {house: []string{""}, library: []string{"github.com/hashicorp/memberlist", prometheus, xsync}},
-	"node/storage":          {house: []string{"", "mutant", "replication"}, library: []string{pebble, "go.etcd.io/bbolt", btree, prometheus, xsync}},
+	"node/storage":          {house: []string{"", "mutant", "replication"}, library: []string{pebble, "go.etcd.io/bbolt", btree, prometheus, xsync, xsys}},
 	"node/catalog":          {house: []string{"", "consistency", "partition"}},
 	"node/api":              {house: []string{"", "consistency"}},
 	"node/api/resp":         {house: []string{"", "consistency", "node/api"}, library: []string{prometheus}},
@@ -98,7 +99,7 @@ var house = map[string]imports{
 	"cmd/fulcrum": {
 		house: []string{"", "consistency", "partition", "client", "local", "lab", "bench", "mutant", "node",
 			"jepsen-lite", "jepsen-lite/checker", "jepsen-lite/nemesis", "jepsen-lite/workload"},
-		library: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", koanf, "github.com/lmittmann/tint"},
+		library: []string{"github.com/spf13/cobra", "github.com/spf13/pflag", koanf, "github.com/lmittmann/tint", xsys},
 	},
 }
 

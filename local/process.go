@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,7 +139,7 @@ func (c *Cluster) spawn(n *Node) error {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Env = withoutFulcrum(os.Environ())
+	cmd.Env = WithShare(withoutFulcrum(os.Environ()), len(c.Nodes))
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start node %s: %w", n.Name, err)
 	}
@@ -155,6 +156,18 @@ func withoutFulcrum(env []string) []string {
 		}
 	}
 	return out
+}
+
+// WithShare gives one of so many nodes its share of this machine's cores, rounded up,
+// unless env says how many already: processes that each believe to have all of them wake
+// threads that then wait for each other.
+func WithShare(env []string, nodes int) []string {
+	const setting = "GOMAXPROCS="
+	if slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, setting) }) {
+		return env
+	}
+	nodes = max(1, nodes)
+	return append(slices.Clone(env), setting+strconv.Itoa((runtime.NumCPU()+nodes-1)/nodes))
 }
 
 func (c *Cluster) args(n *Node) []string {

@@ -158,7 +158,7 @@ func startEtcd(ctx context.Context, s *settings) (*system, error) {
 		members = append(members, fmt.Sprintf("e%d=%s", i, url(ports[s.nodes+i])))
 		endpoints = append(endpoints, net.JoinHostPort(host, strconv.Itoa(ports[i])))
 	}
-	var all processes
+	all := processes{nodes: s.nodes}
 	for i := range s.nodes {
 		client, peer := url(ports[i]), url(ports[s.nodes+i])
 		name := fmt.Sprintf("e%d", i)
@@ -232,7 +232,7 @@ func startRedis(ctx context.Context, name string, s *settings) (*system, error) 
 	if err != nil {
 		return nil, err
 	}
-	var all processes
+	all := processes{nodes: s.nodes}
 	for i, port := range ports {
 		dir := filepath.Join(s.dir, fmt.Sprintf("%s-%d", name, i))
 		args := append([]string{"--port", strconv.Itoa(port), "--bind", host, "--dir", dir, "--save", "", "--daemonize", "no", "--repl-diskless-sync-delay", "0"}, durable...)
@@ -317,7 +317,10 @@ func freePorts(n int) ([]int, error) {
 }
 
 // processes are those that this program started itself.
-type processes struct{ running []*process }
+type processes struct {
+	nodes   int // how many share the machine
+	running []*process
+}
 
 type process struct {
 	cmd  *exec.Cmd
@@ -337,6 +340,7 @@ func (p *processes) start(dir, binary string, args ...string) error {
 	defer log.Close()
 	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = local.WithShare(os.Environ(), p.nodes) // as fulcrum's nodes
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err

@@ -157,8 +157,10 @@ func (f *freezeFile) WriteAt(p []byte, at int64) (int, error) {
 	return len(p), nil
 }
 
-func (f *freezeFile) Sync() error     { return f.sync(f.File.Sync) }
-func (f *freezeFile) SyncData() error { return f.sync(f.File.SyncData) }
+func (f *freezeFile) Sync() error { return f.sync(f.File.Sync) }
+func (f *freezeFile) SyncData() error {
+	return f.sync(func() error { return syncData(f.File) })
+}
 
 // sync notes how far the file is then on disk. A manifest is synced seldom, and the
 // note with it: pebble goes on to remove what the manifest no longer needs.

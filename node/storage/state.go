@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -356,9 +357,12 @@ func (st *state) write(tx *bbolt.Tx) (standing, error) {
 		return m, err
 	}
 	it := frozen.tree.Iter()
-	for ok := it.First(); ok; ok = it.Next() {
+	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
 		if err := putEntry(b, at.seed, it.Item(), &m.tally); err != nil {
 			return m, err
+		}
+		if n%yieldEvery == 0 {
+			runtime.Gosched() // clients wait for what else this processor has to do
 		}
 	}
 	if err := putPieces(tx, st.key, changed); err != nil {

@@ -65,6 +65,7 @@ const (
 	commitBytes        = 16 << 20               // applied and not yet committed, per node: commit at once
 	intervalSync       = 100 * time.Millisecond // durability "interval" loses at most this much
 	cutEvery           = time.Second            // pace of removing what logs cut off
+	yieldEvery         = 32                     // entries written by a commit, before others may go on
 	overlayLimit       = 64 << 20               // bytes applied and not yet committed, per node
 	stallLimit         = time.Second            // a sync that takes longer is a bad disk
 	stallMemory        = 5 * time.Second        // and stays one for so long
