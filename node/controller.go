@@ -46,18 +46,22 @@ func (n *Node) runController(ctx context.Context) error {
 	var g errgroup.Group
 	g.SetLimit(4 * changesAtOnce)
 	defer func() { _ = g.Wait() }()
-	tick := time.NewTicker(controlEvery)
+	tick := time.NewTimer(controlEvery)
 	defer tick.Stop()
 	for {
-		changed := n.machine.Changed()
+		changed, elected := n.machine.Changed(), n.catalog.LeaderChanged()
 		if _, self := n.catalog.Leader(); self {
 			n.lives.lead(n.catalog.Term())
 			c.round(ctx, &g)
+			tick.Reset(fulcrum.UntilBeat(time.Now(), controlEvery))
+		} else {
+			tick.Stop()
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-elected:
 		case <-tick.C:
 		}
 	}

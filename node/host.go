@@ -132,7 +132,7 @@ func (h *host) Run(ctx context.Context) error {
 		case <-changed:
 		case <-h.wake:
 		case <-retry.C:
-			retry.Reset(syncEvery)
+			retry.Reset(fulcrum.UntilBeat(time.Now(), syncEvery))
 		}
 	}
 }

@@ -32,6 +32,9 @@ type lateQueue struct {
 // lateGroup is where the queue is stored; no shard ever gets this number.
 const lateGroup fulcrum.GroupID = 1 << 62
 
+// lateEvery is how soon what could not be delivered is tried again.
+const lateEvery = 2 * time.Second
+
 // lateBatch is how many writes go out at once.
 const lateBatch = fulcrum.MaxOpsPerBatch
 
@@ -91,7 +94,7 @@ func (q *lateQueue) add(g fulcrum.GroupID, entries []fulcrum.Entry) error {
 
 // Run delivers what is queued until ctx ends.
 func (q *lateQueue) Run(ctx context.Context) error {
-	tick := time.NewTicker(2 * time.Second)
+	tick := time.NewTimer(lateEvery)
 	defer tick.Stop()
 	for {
 		if q.state.Keys() > 0 {
@@ -102,6 +105,7 @@ func (q *lateQueue) Run(ctx context.Context) error {
 			return nil
 		case <-q.wake:
 		case <-tick.C:
+			tick.Reset(fulcrum.UntilBeat(time.Now(), lateEvery))
 		}
 	}
 }

@@ -51,12 +51,13 @@ type grant struct {
 
 // runLease renews the lease until ctx ends.
 func (n *Node) runLease(ctx context.Context) error {
-	tick := time.NewTicker(renewEvery)
+	tick := time.NewTimer(renewEvery)
 	defer tick.Stop()
 	for {
 		if n.registered() && !n.isDraining() {
 			n.renew(ctx)
 		}
+		tick.Reset(fulcrum.UntilBeat(time.Now(), renewEvery)) // all nodes at once share the leader's rounds
 		select {
 		case <-ctx.Done():
 			return nil

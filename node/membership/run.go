@@ -76,7 +76,7 @@ func (m *Membership) tend(ctx context.Context) {
 			m.list.UpdateNode(leaveTimeout) // a timeout only means that it is still spreading
 		}
 		m.view.forget(now)
-		if !pause(ctx, tickEvery) {
+		if !pause(ctx, fulcrum.UntilBeat(time.Now(), tickEvery)) {
 			return
 		}
 	}

@@ -188,12 +188,12 @@ func (w *wire) wakeBy(expires, now int64) {
 	}
 }
 
-// sweep ends the calls of Go that have expired. check says that watch looks again
-// within KeepAlive in any case.
-func (w *wire) sweep(now int64, check bool) {
+// sweep ends the calls of Go that have expired. next is when watch looks again in any
+// case, 0 if that is as it was.
+func (w *wire) sweep(now, next int64) {
 	w.mu.Lock()
-	if check {
-		w.nextCheck = now + int64(w.t.o.KeepAlive)
+	if next != 0 {
+		w.nextCheck = next
 	}
 	late := w.expire(now)
 	w.mu.Unlock()

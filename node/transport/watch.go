@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"fulcrum"
 )
 
 // keepAlive lets the kernel notice a dead host on an idle connection, also under
@@ -27,7 +29,7 @@ func keepAlive(c net.Conn) {
 // watch ends w when it stalls or idles, pings while calls wait, and ends the calls of
 // Go that expire.
 func (w *wire) watch() {
-	tick := time.NewTicker(w.t.o.KeepAlive)
+	tick := time.NewTimer(w.untilCheck())
 	defer tick.Stop()
 	defer w.alarm.Stop()
 	for {
@@ -35,12 +37,14 @@ func (w *wire) watch() {
 		case <-w.done:
 			return
 		case <-w.alarm.C:
-			w.sweep(w.t.now(), false)
+			w.sweep(w.t.now(), 0)
 			continue
 		case <-tick.C:
 		}
 		now := w.t.now()
-		w.sweep(now, true)
+		next := w.untilCheck() // all connections are looked at together
+		tick.Reset(next)
+		w.sweep(now, now+int64(next))
 		if err := w.check(now); err != nil {
 			if !errors.Is(err, errIdle) {
 				w.t.log.warn("closed a peer connection", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
@@ -49,6 +53,11 @@ func (w *wire) watch() {
 			return
 		}
 	}
+}
+
+// untilCheck is KeepAlive at the most.
+func (w *wire) untilCheck() time.Duration {
+	return min(fulcrum.UntilBeat(time.Now(), w.t.o.KeepAlive), w.t.o.KeepAlive)
 }
 
 // check says why w must end now, and sends a ping when one is due.

@@ -65,7 +65,7 @@ func (g *Group) ship(ctx context.Context, p *peer) error {
 			}
 		}
 		if idle || retry > 0 {
-			pause := g.opt.Heartbeat
+			pause := fulcrum.UntilBeat(time.Now(), g.opt.Heartbeat) // together with other groups
 			if retry > 0 {
 				pause = retry
 			}
