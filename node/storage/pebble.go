@@ -16,7 +16,7 @@ import (
 // pebbleOptions keeps pebble small: a log is written once, read seldom and cut
 // soon, so most records die in the memtable that took them.
 func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
-	return &pebble.Options{
+	o := &pebble.Options{
 		FS:                          fs,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		CacheSize:                   8 << 20,
@@ -39,6 +39,13 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 			},
 		},
 	}
+	// Ten times a second pebble's own scheduler looks whether more compactions may run at
+	// a time than before. Here it is always one: it starts after a flush or a compaction
+	// that makes it due, or when the one before it is done, and the same scheduler without
+	// that clock misses none. (Its name says what pebble uses it for; it is no stub.)
+	o.CompactionConcurrencyRange = func() (int, int) { return 1, 1 }
+	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	return o
 }
 
 // pebbleLogger sends pebble's talk to slog at debug. Fatalf must not end the
