@@ -140,11 +140,11 @@ func (c *core) begin() (*instance, error) {
 		confs = append(confs, m.Config)
 	}
 	confs = append(confs, c.store.configurations(m.Index)...)
-	in := &instance{core: c, begun: time.Now(), turnOver: make(chan func(), 1), wake: make(chan struct{}, 1),
+	in := &instance{core: c, begun: time.Now(), turnOver: make(chan func(), 1), timer: time.NewTimer(time.Hour),
 		moved: make(chan struct{}, 1), jobs: make(chan func())}
 	in.box.idle = make(chan struct{})
 	in.ctx, in.cut = context.WithCancel(context.Background())
-	in.raft = protocol.New(protocol.Config{ID: c.env.Node, Election: c.tuning.Heartbeat, Heartbeat: c.tuning.Heartbeat / beatsIn,
+	in.raft = protocol.New(protocol.Config{ID: c.env.Node, Election: c.tuning.Heartbeat, Heartbeat: c.tuning.Heartbeat / beatsIn, Calm: calmIn * c.tuning.Heartbeat / beatsIn,
 		Lease: c.tuning.LeaderLease, Retry: c.appendLimit(), Rand: c.random()}, c.store, hard, confs, in.begun)
 	conf, at := in.raft.Configuration()
 	in.view.Store(&view{State: in.raft.State(), conf: conf, confIndex: at})
@@ -154,8 +154,12 @@ func (c *core) begin() (*instance, error) {
 	return in, nil
 }
 
-// beatsIn is how many heartbeats a leader sends in the time after which it is missed.
-const beatsIn = 5
+// A leader sends so many heartbeats in the time after which it is missed; one that is
+// calm leaves out all but one in calmIn.
+const (
+	beatsIn = 4
+	calmIn  = 2
+)
 
 // random seeds what spreads elections, from the environment's source.
 func (c *core) random() *rand.Rand {
@@ -255,15 +259,27 @@ func (c *core) close() {
 	}
 }
 
-// watch looks after a leader's disk.
+// watch looks after a leader's disk, while it has something to do: what stands still is
+// a step that has begun. Between steps it does not wake up at all, and while one follows
+// the other it looks a few times a second, as it must not cost a switch of goroutines
+// for each.
 func (c *core) watch(ctx context.Context, in *instance) {
-	tick := time.NewTicker(c.tuning.Heartbeat / 4)
+	tick := time.NewTimer(time.Hour)
 	defer tick.Stop()
 	for {
-		c.announce(in) // what stands still is seen by nobody else
+		begins := c.store.disk.rest()
+		c.announce(in) // what stands still, or has just ended to, is seen by nobody else
 		if c.stalled(in) {
 			c.yield(ctx, in)
 		}
+		if begins != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-begins:
+			}
+		}
+		tick.Reset(c.tuning.Heartbeat / 4)
 		select {
 		case <-ctx.Done():
 			return
@@ -291,10 +307,12 @@ func (c *core) announce(in *instance) {
 
 // maintain cuts the log when it has grown by many entries or bytes.
 func (c *core) maintain(ctx context.Context, in *instance) {
-	tick := time.NewTicker(max(time.Second, c.tuning.Heartbeat))
+	every := max(time.Second, c.tuning.Heartbeat)
+	tick := time.NewTimer(every)
 	defer tick.Stop()
 	looked := time.Now()
 	for {
+		tick.Reset(fulcrum.UntilBeat(time.Now(), every))
 		select {
 		case <-ctx.Done():
 			return

@@ -28,9 +28,9 @@ type instance struct {
 	life sync.WaitGroup // goroutines that end with ctx
 
 	box      box
-	turnOver chan func()   // to the worker, from whoever has the turn
-	wake     chan struct{} // the timer is to ring sooner
-	armed    atomic.Int64  // when it rings, from begun on
+	turnOver chan func() // to the worker, from whoever has the turn
+	timer    *time.Timer
+	armed    atomic.Int64 // when it rings, from begun on
 	begun    time.Time
 
 	// Of whoever handles events:
@@ -238,12 +238,13 @@ func (in *instance) publish() {
 	}
 }
 
-// arm sees to it that time is told when the protocol wants to know.
+// arm sees to it that time is told when the protocol wants to know. A timer that rings
+// too soon costs a wake-up, so it is put off; but not for every message.
 func (in *instance) arm() {
 	at := int64(in.raft.Next().Sub(in.begun))
-	if at < in.armed.Load() {
+	if armed := in.armed.Load(); at < armed || at-armed > int64(in.core.tuning.Heartbeat/beatsIn) {
 		in.armed.Store(at)
-		notify(in.wake)
+		in.timer.Reset(time.Duration(at) - time.Since(in.begun))
 	}
 }
 
@@ -256,16 +257,13 @@ func notify(ch chan struct{}) {
 
 // serve does what may wait, and tells the time, until ctx ends.
 func (in *instance) serve(ctx context.Context) {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	defer in.timer.Stop()
 	for {
 		select {
 		case f := <-in.turnOver:
 			f()
-		case <-in.wake:
-			timer.Reset(time.Duration(in.armed.Load()) - time.Since(in.begun))
-		case <-timer.C:
-			in.armed.Store(math.MaxInt64)
+		case <-in.timer.C:
+			in.armed.Store(math.MaxInt64) // whoever handles events arms it again, the latest with this one
 			in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Tick(now) }})
 		case <-ctx.Done():
 			in.shut()

@@ -32,6 +32,8 @@ type diskWatch struct {
 	limit time.Duration
 	ended time.Time // when the last step ended that took longer than limit
 	fast  int       // steps since then that did not
+
+	resting chan struct{} // of a watcher that waits for the next step; closed by it
 }
 
 // begin notes a step; the returned function ends it.
@@ -45,6 +47,10 @@ func (d *diskWatch) begin() (end func()) {
 	d.next++
 	id := d.next
 	d.begun[id] = now
+	if d.resting != nil {
+		close(d.resting)
+		d.resting = nil
+	}
 	return func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -55,6 +61,19 @@ func (d *diskWatch) begin() (end func()) {
 		}
 		d.fast++
 	}
+}
+
+// rest returns a channel that is closed when the next step begins; nil: one is under way.
+func (d *diskWatch) rest() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.begun) > 0 {
+		return nil
+	}
+	if d.resting == nil {
+		d.resting = make(chan struct{})
+	}
+	return d.resting
 }
 
 // underWay is for how long the oldest step has been.

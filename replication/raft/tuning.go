@@ -11,7 +11,7 @@ import (
 type Tuning struct {
 	Heartbeat   time.Duration // without word from a leader for so long, a follower asks for an election; default 1s
 	Election    time.Duration // how long a candidate tries; at least Heartbeat; default 1s
-	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 750ms
+	LeaderLease time.Duration // a leader that hears of no majority for so long steps down; at most Heartbeat; default 800ms: three heartbeats, and a little
 	Lease       time.Duration // what a leader asks its voters to promise for reads at level lease, and how long a restarted voter abstains; at most Election; default Election/2
 	RPC         time.Duration // how long one message to a peer may take; default Election
 	Stall       time.Duration // a leader whose disk takes longer for one step gives its place away; default Heartbeat
@@ -41,7 +41,7 @@ const maxChangeBytes = 8 << 20
 func (t Tuning) withDefaults() Tuning {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
 	t.Election = cmp.Or(t.Election, t.Heartbeat)
-	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat*3/4)
+	t.LeaderLease = cmp.Or(t.LeaderLease, t.Heartbeat*4/5)
 	t.Lease = cmp.Or(t.Lease, t.Election/2)
 	t.RPC = cmp.Or(t.RPC, t.Election)
 	t.Stall = cmp.Or(t.Stall, t.Heartbeat)

@@ -46,7 +46,7 @@ func (r *Raft) lead(now time.Time) {
 	r.meet(now)
 	r.first = r.last() + 1
 	r.append(now, Noop, nil)
-	r.beat = r.nextBeat(now)
+	r.beaten, r.beat, r.calmed = now, r.nextBeat(now), false
 }
 
 // meet makes the peers those of the configuration in force. A new one has not failed to
@@ -67,7 +67,7 @@ func (r *Raft) meet(now time.Time) {
 // nextBeat is the same for all groups of a node, which then wake up together. now keeps
 // its monotonic reading.
 func (r *Raft) nextBeat(now time.Time) time.Time {
-	return now.Add(r.cfg.Heartbeat - time.Duration(now.UnixNano()%int64(r.cfg.Heartbeat)))
+	return now.Add(fulcrum.UntilBeat(now, r.cfg.Heartbeat))
 }
 
 // append puts an entry into a leader's log and sends it.
@@ -78,6 +78,7 @@ func (r *Raft) append(now time.Time, kind Kind, data []byte) uint64 {
 		r.meet(now)
 	}
 	r.ready.Append = append(r.ready.Append, e)
+	r.stir(now)
 	r.replicate(now)
 	return e.Index
 }
@@ -109,7 +110,8 @@ func (r *Raft) tickLeader(now time.Time) {
 	}
 	if !now.Before(r.beat) {
 		r.Beat()
-		r.beat = r.nextBeat(now)
+		r.beaten, r.beat, r.calmed = now, r.nextBeat(now), false
+		r.calm() // where there is nobody to answer
 	}
 	for _, p := range r.peers {
 		if !p.retry.IsZero() && !now.Before(p.retry) {
@@ -139,6 +141,7 @@ func (r *Raft) Beat() {
 		return
 	}
 	term, _ := r.termOf(r.commit)
+	r.told = r.commit
 	for _, m := range r.conf.current.Members { // in this order, for a run to be repeatable
 		if m.ID != r.cfg.ID {
 			r.send(Send{To: m.ID, Beat: &Heartbeat{Term: r.hard.Term, Commit: r.commit, CommitTerm: term}})
@@ -209,6 +212,7 @@ func (r *Raft) Beaten(now time.Time, from fulcrum.NodeID, term uint64, reply Rep
 	if p == nil {
 		return
 	}
+	r.calm()
 	p.patience = max(p.patience, 2*r.cfg.Heartbeat)
 	switch {
 	case p.flying && now.Sub(p.left) >= p.patience:

@@ -46,7 +46,7 @@ func boot(t *testing.T, id fulcrum.NodeID, names string, terms ...uint64) *repli
 }
 
 func (p *replica) restart(id fulcrum.NodeID) {
-	cfg := protocol.Config{ID: id, Election: election, Heartbeat: heartbeat, Lease: election, Retry: retry, Rand: rand.New(rand.NewPCG(1, 2))}
+	cfg := protocol.Config{ID: id, Election: election, Heartbeat: heartbeat, Calm: 2 * heartbeat, Lease: election, Retry: retry, Rand: rand.New(rand.NewPCG(1, 2))}
 	p.r = protocol.New(cfg, p.log, p.log.hard, p.log.confs(p.log.Last()), p.now)
 }
 

@@ -100,6 +100,7 @@ type Config struct {
 	ID        fulcrum.NodeID
 	Election  time.Duration // a follower that hears nothing for one to two of these asks for an election
 	Heartbeat time.Duration // between two heartbeats of a leader
+	Calm      time.Duration // between two of a leader that is calm (calm.go), less than Election and Lease; 0: as Heartbeat
 	Lease     time.Duration // a leader that has heard of no majority for so long steps down
 	Retry     time.Duration // an append without an answer is taken for lost after so long
 	Rand      *rand.Rand
@@ -188,6 +189,10 @@ type Raft struct {
 	peers map[fulcrum.NodeID]*progress // of a leader
 	first uint64                       // a leader's first entry
 	beat  time.Time                    // its next heartbeat
+
+	beaten time.Time // the one before
+	told   uint64    // the commit index in the newest one
+	calmed bool      // beat is put off
 }
 
 // conf is the newest configuration in the log, which counts from when it is there, and

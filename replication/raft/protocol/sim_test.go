@@ -109,7 +109,7 @@ func newSim(seed uint64, f faults) *sim {
 func (s *sim) start(n *simNode) {
 	n.life++
 	n.up, n.waiting, n.role, n.commit = true, nil, protocol.Follower, 0
-	cfg := protocol.Config{ID: n.id, Election: election, Heartbeat: heartbeat, Lease: election, Retry: retry,
+	cfg := protocol.Config{ID: n.id, Election: election, Heartbeat: heartbeat, Calm: 2 * heartbeat, Lease: election, Retry: retry,
 		Rand: rand.New(rand.NewPCG(s.rng.Uint64(), 2))}
 	confs := n.log.confs(n.log.Last())
 	if s.faults.unconfed {
