@@ -108,6 +108,7 @@ func openBolt(path string) (*bbolt.DB, *boltFile, error) {
 	if err != nil {
 		return nil, nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
 	}
+	unmapPages(db) // it has read all of them, to find those that are free
 	return db, holds, nil
 }
 
@@ -263,24 +264,56 @@ func (s *Store) commitStates(ctx context.Context, only *state) error {
 	return s.commitHolding(only)
 }
 
-// commitHolding is commitStates for whoever has the token.
+// unmapEvery is how long pages that were read stay mapped at the most.
+const unmapEvery = 10 * time.Second
+
+func (s *Store) unmapRead(context.Context) error {
+	unmapPages(s.bolt)
+	return nil
+}
+
+// commitHolding is commitStates for whoever has the token. Large states get transactions
+// of their own: bbolt keeps every page that one touches in memory until its end, and
+// random keys touch nearly all; pages that one of them leaves are written by the next.
+func (s *Store) commitHolding(only *state) error {
+	s.mu.Lock()
+	var states []*state
+	for _, st := range s.states {
+		if only == nil || only == st {
+			states = append(states, st)
+		}
+	}
+	s.mu.Unlock()
+	for len(states) > 0 {
+		var frozen []*state
+		for size := int64(0); len(states) > 0 && size < partBytes; states = states[1:] {
+			if st := states[0]; st.freeze() {
+				frozen = append(frozen, st)
+				size += st.frozen.bytes
+			}
+		}
+		if len(frozen) == 0 {
+			continue
+		}
+		if err := s.commitFrozen(frozen); err != nil {
+			return err
+		}
+		unmapPages(s.bolt)
+	}
+	return nil
+}
+
+// partBytes of overlays, or a little more, are committed in one transaction, unless one
+// state alone has more.
+const partBytes = 2 << 20
+
+// commitFrozen commits states in one transaction.
 //
 // Each state's overlay is frozen with the position that it reaches, stays
 // readable while the transaction writes both, and is dropped only after it: at
 // every moment file and overlays together hold everything applied, and the file
 // alone holds, for each state, everything up to one position and nothing above.
-func (s *Store) commitHolding(only *state) error {
-	s.mu.Lock()
-	var frozen []*state
-	for _, st := range s.states {
-		if (only == nil || only == st) && st.freeze() {
-			frozen = append(frozen, st)
-		}
-	}
-	s.mu.Unlock()
-	if len(frozen) == 0 {
-		return nil
-	}
+func (s *Store) commitFrozen(frozen []*state) error {
 	after := make([]standing, len(frozen))
 	err := s.update(func(tx *bbolt.Tx) (err error) {
 		for i, st := range frozen {

@@ -116,6 +116,7 @@ func (st *state) load(at home, key []byte) (e fulcrum.Entry, found bool, err err
 	if st.s.closed.Load() {
 		return e, false, errClosed
 	}
+	defer notify(st.s.readC)
 	gerr := guard(func() error {
 		tx, err := st.s.bolt.Begin(false)
 		if err != nil {

@@ -97,6 +97,7 @@ type Store struct {
 	syncedC chan struct{}
 	dirtyC  chan struct{}
 	muchC   chan struct{} // more than commitBytes wait
+	readC   chan struct{} // somebody has read the engine's file
 	commitC chan struct{} // holds one token: whoever has it may write to bolt
 
 	overlayBytes atomic.Int64
@@ -139,6 +140,7 @@ func Open(opts Options) (_ *Store, err error) {
 		syncedC: make(chan struct{}, 1),
 		dirtyC:  make(chan struct{}, 1),
 		muchC:   make(chan struct{}, 1),
+		readC:   make(chan struct{}, 1),
 		commitC: make(chan struct{}, 1),
 		logs:    map[logKey]*groupLog{},
 		states:  map[stateKey]*state{},
@@ -186,6 +188,7 @@ func (s *Store) Identity() Identity { return s.id }
 func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.pace(ctx, s.dirtyC, s.muchC, s.opts.CommitEvery, s.commitQuietly) })
+	g.Go(func() error { return s.pace(ctx, s.readC, nil, unmapEvery, s.unmapRead) })
 	g.Go(func() error { return s.pace(ctx, s.lazyC, nil, intervalSync, s.syncLazy) })
 	g.Go(func() error { return s.pace(ctx, s.cutC, nil, cutEvery, s.cut) })
 	g.Go(func() error { return s.pace(ctx, s.syncedC, nil, syncedEvery, s.syncSynced) })

@@ -47,6 +47,7 @@ func (st *state) view() (*view, error) {
 		st.mu.RLock()
 		turns := st.turns
 		st.mu.RUnlock()
+		notify(st.s.readC)
 		var tx *bbolt.Tx
 		err := guard(func() (err error) {
 			tx, err = st.s.bolt.Begin(false)
