@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lmittmann/tint"
@@ -149,7 +150,12 @@ func serve(ctx context.Context, opt node.Options) error {
 	}
 	opt.Logger.Info("node is starting", "node", opt.Name, "version", opt.Version, "redis", opt.RedisAddr, "http", opt.HTTPAddr,
 		"peers", opt.PeerAddr, "gossip", opt.GossipAddr, "data", opt.Dir, "faults_allowed", opt.AllowFaults)
+	beside, stop := context.WithCancel(ctx)
+	var memory sync.WaitGroup
+	memory.Go(func() { giveBack(beside) })
 	err = errors.Join(n.Run(ctx), n.Close())
+	stop()
+	memory.Wait()
 	opt.Logger.Info("node has stopped", "node", opt.Name, "err", err)
 	return err
 }
