@@ -30,8 +30,8 @@ type hold struct {
 
 const holdIdle = 30 * time.Second
 
-// holdOpen keeps everything from a snapshot on that is being read, until release and a
-// moment longer: the transfer to a peer, which has a hold of its own, begins after.
+// holdOpen keeps everything from a snapshot on that is being read, until release: by then
+// the transfer to a peer has a hold of its own, one a peer however often it is tried.
 func (s *store) holdOpen(index uint64) (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,7 +39,11 @@ func (s *store) holdOpen(index uint64) (release func()) {
 	name := fmt.Sprint("#", s.holds.next)
 	h := s.holdLocked(name, index)
 	h.sending = true
-	return func() { s.sent(name) }
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.holds.by, name)
+	}
 }
 
 // holdFor keeps everything from a snapshot on that is sent to a peer; sent ends the

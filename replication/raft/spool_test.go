@@ -272,6 +272,24 @@ func TestHoldsOfTheLog(t *testing.T) {
 	}
 }
 
+// However often a snapshot is sent to a peer that does not take it, nothing is left of that.
+func TestHoldsEndWithTheirTransfers(t *testing.T) {
+	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep(t, c.store, entryOf(1, 10))
+	for range 100 {
+		release := c.store.holdOpen(1)
+		c.store.holdFor("b", 1)
+		release()
+		c.store.sent("b")
+	}
+	if n := len(c.store.holds.by); n != 1 {
+		t.Errorf("%d holds after 100 transfers to one peer, want one, which the peer has a moment to use", n)
+	}
+}
+
 func entryOf(index uint64, size int) protocol.Entry {
 	return protocol.Entry{Index: index, Term: 1, Data: make([]byte, size)}
 }
