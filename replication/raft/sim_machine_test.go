@@ -1,0 +1,255 @@
+package raft_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"hash/fnv"
+	"sync"
+	"time"
+
+	"fulcrum"
+	"fulcrum/replication/raft"
+	"fulcrum/replication/raft/protocol"
+)
+
+// A command is its id, a sum over all of it, and some bytes.
+func encodeCommand(id uint64, size int) []byte {
+	b := binary.BigEndian.AppendUint64(make([]byte, 4, 12+size), id)
+	for i := range size {
+		b = append(b, byte(id)+byte(i))
+	}
+	binary.BigEndian.PutUint32(b, crc32.ChecksumIEEE(b[4:]))
+	return b
+}
+
+func decodeCommand(b []byte) (id uint64, err error) {
+	if len(b) < 12 || binary.BigEndian.Uint32(b) != crc32.ChecksumIEEE(b[4:]) {
+		return 0, errors.New("damaged command")
+	}
+	return binary.BigEndian.Uint64(b[4:]), nil
+}
+
+// standing is where a machine stands: it has applied the first count commands of the
+// group's history, the last of which stands at index. sum is of all of them.
+type standing struct{ count, index, sum uint64 }
+
+func (at standing) then(index, id uint64) standing {
+	h := fnv.New64a()
+	h.Write(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, at.sum), index), id))
+	return standing{at.count + 1, index, h.Sum64()}
+}
+
+// simMachine compares each step with the group's history. It is slow by chance, and does
+// nothing for as long as it is told to.
+type simMachine struct {
+	life *simLife
+	dice dice
+	pad  int // bytes of a picture besides
+
+	mu     sync.Mutex
+	at     standing
+	before standing // the command before
+	until  time.Time
+}
+
+func (m *simMachine) standing() standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.at
+}
+
+func (m *simMachine) block(until time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.until = until
+}
+
+// lag waits for as long as a step takes, or until the life is over.
+func (m *simMachine) lag() {
+	m.mu.Lock()
+	d := time.Until(m.until)
+	if d <= 0 && m.dice.chance(30) {
+		d = m.dice.upTo(2 * time.Millisecond)
+	}
+	m.mu.Unlock()
+	if d > 0 {
+		m.life.pause(d)
+	}
+}
+
+// Apply implements raft.Machine. It returns how many commands there are with this one.
+func (m *simMachine) Apply(index uint64, cmd []byte) any {
+	s := m.life.m.s
+	came := bytes.Clone(cmd)
+	m.lag()
+	if m.life.over() {
+		return uint64(0)
+	}
+	id, err := decodeCommand(came)
+	if err != nil || !bytes.Equal(came, cmd) {
+		s.failf("%s applies at %d a command that is damaged, or changes meanwhile: %x, then %x", m.life, index, came, cmd)
+		return uint64(0)
+	}
+	m.mu.Lock()
+	m.before, m.at = m.at, m.at.then(index, id)
+	at := m.at
+	m.mu.Unlock()
+	s.applied(m.life, at, id)
+	return at.count
+}
+
+// Snapshot implements raft.Machine.
+func (m *simMachine) Snapshot() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := m.at
+	if m.life.m.s.faults.early {
+		at = m.before // broken: the position is ahead of the picture
+	}
+	b := make([]byte, 0, 24+m.pad)
+	for _, v := range []uint64{at.count, at.index, at.sum} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return append(b, make([]byte, m.pad)...)
+}
+
+// Restore implements raft.Machine.
+func (m *simMachine) Restore(b []byte) error {
+	s := m.life.m.s
+	m.lag()
+	if m.life.over() {
+		return nil
+	}
+	if len(b) < 24 {
+		return fmt.Errorf("picture of %d bytes", len(b))
+	}
+	at := standing{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])}
+	m.mu.Lock()
+	was := m.at
+	m.at, m.before = at, at
+	m.mu.Unlock()
+	s.tracef("%s: restores %d commands, the last at %d", m.life, at.count, at.index)
+	if at.count < was.count {
+		s.failf("%s goes back from %d commands to %d", m.life, was.count, at.count)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.record.restores++
+	if n := uint64(len(s.record.history)); at.count >= n || s.record.history[at.count].standing != at {
+		s.failLocked("%s restores %+v, which is not in the history of %d commands", m.life, at, n-1)
+	}
+	return nil
+}
+
+// historic is a command of the group's history.
+type historic struct {
+	standing
+	id     uint64
+	record []byte // of the log
+}
+
+// proposed is what is known of a command.
+type proposed struct {
+	refused bool   // answered: definitely not done
+	acked   bool   // answered: done
+	place   uint64 // in the history; 0: it is not there
+	atLeast uint64 // what had been acknowledged or read when it was proposed
+}
+
+// simRecord is what the whole group has ever done.
+type simRecord struct {
+	leaders  map[uint64]fulcrum.NodeID
+	votes    map[simBallot]fulcrum.NodeID
+	history  []historic // that at 0 is none
+	commands map[uint64]*proposed
+	shown    uint64 // commands that were acknowledged, or seen by a read
+
+	acks, refusals, unknown, reads, restores, lives int
+}
+
+type simBallot struct {
+	term  uint64
+	voter fulcrum.NodeID
+	disk  int
+}
+
+// applied notes that a machine has applied a command: the next of the history, or the
+// first time that anybody does.
+func (s *sim) applied(l *simLife, at standing, id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.count >= uint64(len(s.record.history)) {
+		s.mu.Unlock()
+		held := s.majorityHolds(l, at.index)
+		s.mu.Lock()
+		if !held && !s.outcomes {
+			s.failLocked("%s applies %d, which no majority of disks holds", l, at.index)
+		}
+	}
+	if at.count < uint64(len(s.record.history)) {
+		if h := s.record.history[at.count]; h.standing != at {
+			s.failLocked("%s applies %d at %d as command %d of the history, which is %d at %d", l, id, at.index, at.count, h.id, h.index)
+		}
+		return
+	}
+	p := s.record.commands[id]
+	switch {
+	case p == nil:
+		s.failLocked("%s applies at %d command %d, which nobody has proposed", l, at.index, id)
+		return
+	case p.refused:
+		s.failLocked("%s applies at %d command %d, which was answered as not done", l, at.index, id)
+	case p.place > 0:
+		s.failLocked("%s applies at %d command %d, which stands at place %d already", l, at.index, id, p.place)
+	case at.count <= p.atLeast:
+		s.failLocked("command %d is at place %d, but %d were acknowledged before it was proposed", id, at.count, p.atLeast)
+	}
+	p.place = at.count
+	s.record.history = append(s.record.history, historic{at, id, l.disk.record(at.index)})
+	s.traceLocked("%s: applies %d at %d, command %d", l, id, at.index, at.count)
+}
+
+// majorityHolds reports whether a majority of voters hold the entry at index durably, as
+// l has it: those of the configuration in force there, or of a later one in some log.
+func (s *sim) majorityHolds(l *simLife, index uint64) bool {
+	record := l.disk.record(index)
+	for _, at := range s.members {
+		for _, conf := range at.log().configurations(index) {
+			voters := conf.Voters()
+			held := 0
+			for _, id := range voters {
+				if m := s.member(id); m != nil && m.log().holds(index, record) {
+					held++
+				}
+			}
+			if 2*held > len(voters) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// configurations are the newest one at or before an index, and those behind it.
+func (d *simDisk) configurations(index uint64) (confs []protocol.Configuration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, c, ok := raft.SnapshotPlace(d.now.meta[raft.MetaSnapshot]); ok {
+		confs = append(confs, c.Configuration)
+	}
+	for i, r := range d.now.records {
+		at := d.now.base + uint64(i) + 1
+		c, ok := raft.RecordConfig(r, at)
+		if !ok {
+			continue
+		}
+		if at <= index {
+			confs = confs[:0]
+		}
+		confs = append(confs, c)
+	}
+	return confs
+}
