@@ -158,10 +158,9 @@ func (c *core) snapshot(ctx context.Context, in *instance) error {
 	if err = errors.Join(jobErr, err); err != nil || persist == nil {
 		return err
 	}
-	if err := persist(m); err != nil {
+	if err := c.snaps.store(ctx, m, persist); err != nil {
 		return err
 	}
-	c.snaps.set(m)
 	return c.store.compact(m.Index + 1 - min(m.Index, trailing))
 }
 

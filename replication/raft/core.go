@@ -89,7 +89,8 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 	c.turn <- struct{}{}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
 	c.staging = staging{spool: env.Spool, from: map[fulcrum.NodeID]*transfer{}}
-	c.snaps = &snapshots{core: c}
+	c.snaps = &snapshots{core: c, storing: make(chan struct{}, 1)}
+	c.snaps.storing <- struct{}{}
 	c.store = openStore(env.Log, env.Metrics, storeBounds{cache: t.CacheBytes, entries: t.MaxAppendEntries, hold: t.HoldBytes}, c.fail)
 	c.store.disk.limit = t.Stall
 	return c, nil

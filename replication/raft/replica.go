@@ -85,10 +85,11 @@ func OpenReplica(o ReplicaOptions) (*Replica, error) {
 	return &Replica{core: c}, nil
 }
 
-// bootstrap writes the first configuration into a log that has nothing.
+// bootstrap writes the first configuration into a log that has nothing, or nothing but the
+// term, where a crash has cut it off: no leader is of that term.
 func bootstrap(c *core, voters, nonVoters []fulcrum.NodeID) error {
 	hard, err := c.store.hard()
-	if _, ok := c.snaps.current(); err != nil || hard.Term > 0 || c.store.Last() > 0 || ok {
+	if _, ok := c.snaps.current(); err != nil || hard.Term > 1 || c.store.Last() > 0 || ok {
 		return err
 	}
 	var conf protocol.Configuration

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,9 +38,12 @@ type machine interface {
 // holds a prefix of the log, so that this prefix can be cut. There is no copy of the
 // data.
 //
-// Invariant: meta is durable, and what it stands for was durable before it was.
+// Invariant: meta is durable, and what it stands for was durable before it was. It does
+// not go back: a snapshot is captured by the goroutine that applies, but stored beside it,
+// and meanwhile a newer one may be installed, behind which the log begins.
 type snapshots struct {
-	core *core
+	core    *core
+	storing chan struct{} // holds one: whoever has it may make meta another one
 
 	mu   sync.Mutex
 	meta snapshotMeta // Index 0: none yet
@@ -56,6 +60,24 @@ func (s *snapshots) set(m snapshotMeta) {
 	s.meta = m
 	s.mu.Unlock()
 	s.core.store.snapshotTaken(m.at())
+}
+
+// store makes a captured snapshot durable, unless there is a newer one by now.
+func (s *snapshots) store(ctx context.Context, m snapshotMeta, persist func(snapshotMeta) error) error {
+	select {
+	case <-s.storing:
+		defer func() { s.storing <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if now, _ := s.current(); m.Index <= now.Index {
+		return nil
+	}
+	if err := persist(m); err != nil {
+		return err
+	}
+	s.set(m)
+	return nil
 }
 
 // open streams what the machine holds, to a peer. What is behind it in the log stays
@@ -159,6 +181,12 @@ func (in *instance) receive(from fulcrum.NodeID, ch chunk, data *spooled) (proto
 // install runs on the goroutine that applies.
 func (in *instance) install(m snapshotMeta, data *spooled) error {
 	c := in.core
+	select {
+	case <-c.snaps.storing:
+		defer func() { c.snaps.storing <- struct{}{} }()
+	case <-in.ctx.Done():
+		return errStopping
+	}
 	if old, _ := c.snaps.current(); m.Index <= old.Index {
 		return nil // what it stands for is here already
 	}
