@@ -111,6 +111,9 @@ func (in *instance) applyCommitted(ctx context.Context) {
 		}
 		in.applied.Store(entries[len(entries)-1].Index)
 		for i, e := range entries {
+			if e.Kind == protocol.Members {
+				in.confApplied = e.Index
+			}
 			if one := in.proposals.take(e.Index); one != nil {
 				c.settle(one, e, results[i])
 			}
@@ -175,6 +178,9 @@ func (c *core) capture(in *instance) (m snapshotMeta, persist func(snapshotMeta)
 	}
 	if v.confIndex > index {
 		return m, nil, fmt.Errorf("the configuration at %d is not applied yet", v.confIndex)
+	}
+	if v.confIndex < in.confApplied { // it is committed already, and shown in a moment
+		return m, nil, fmt.Errorf("the configuration at %d is not known yet", in.confApplied)
 	}
 	term, ok := c.store.Term(index)
 	if !ok {

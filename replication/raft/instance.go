@@ -45,6 +45,8 @@ type instance struct {
 	moved     chan struct{} // there is something to apply
 	jobs      chan func()   // for the goroutine that applies
 	installs  installs
+
+	confApplied uint64 // of the goroutine that applies: the last configuration that it passed
 }
 
 // view is what everybody may know of the protocol. A term is in it once it is durable,

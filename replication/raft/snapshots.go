@@ -197,7 +197,10 @@ func (in *instance) install(m snapshotMeta, data *spooled) error {
 		return err
 	}
 	done := make(chan struct{})
-	in.post(event{slow: true, run: func(r *protocol.Raft, _ time.Time) { in.beginAt(r, m) }, done: func() { close(done) }})
+	begin := event{slow: true, run: func(r *protocol.Raft, _ time.Time) { in.beginAt(r, m) }, done: func() { close(done) }}
+	for !in.post(begin) && in.ctx.Err() == nil {
+		pause(in.ctx, firstPause) // too many wait, as the disk stands still
+	}
 	select {
 	case <-done:
 	case <-in.ctx.Done(): // the machine has it; reconcile does the rest

@@ -280,6 +280,9 @@ func (s *store) compact(before uint64) error {
 
 // reset empties the log: it begins behind a snapshot.
 func (s *store) reset(snap position) error {
+	s.mu.Lock()
+	s.first = max(s.first, s.last+1) // before the disk: see compact
+	s.mu.Unlock()
 	if err := s.log.Reset(snap.index); err != nil {
 		return s.broken(fmt.Sprintf("reset the log to %d", snap.index), err)
 	}
