@@ -23,12 +23,13 @@ type Queues struct {
 	Cached, CacheLimit                 int // bytes of entries in memory
 }
 
-// MaxEvents bounds Queues.Events.
-const MaxEvents = maxEvents
+// Queues is safe to call at any time.
+func (r *Replica) Queues() Queues { return r.core.queues() }
 
 // Queues is safe to call at any time.
-func (r *Replica) Queues() (q Queues) {
-	c := r.core
+func (g *Group) Queues() Queues { return g.core.queues() }
+
+func (c *core) queues() (q Queues) {
 	q.Requests, q.Reads = len(c.queue), len(c.reads)+len(c.asks)
 	q.CacheLimit = c.store.bounds.cache
 	if in := c.instance.Load(); in != nil {
@@ -46,14 +47,6 @@ func (r *Replica) Queues() (q Queues) {
 		q.Cached += len(e.Data) + 64
 	}
 	return q
-}
-
-// Waiting counts the answers to appends that wait for the log; the replica must be idle.
-func (r *Replica) Waiting() int {
-	if in := r.core.instance.Load(); in != nil {
-		return len(in.waiting)
-	}
-	return 0
 }
 
 // RecordConfig returns the configuration in a log record; ok is false if it has none.

@@ -28,6 +28,9 @@ type simFaults struct {
 // checks of what is only forbidden: that an entry is applied too early, or that somebody
 // votes twice.
 func TestSimulationCatches(t *testing.T) {
+	if testing.Short() || raceEnabled {
+		t.Skip("hundreds of seeds, of what is broken on purpose")
+	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, tt := range []struct {
 		name     string
@@ -38,7 +41,6 @@ func TestSimulationCatches(t *testing.T) {
 		{"a log calls back before the sync", simFaults{lies: true}, false, 50},
 		{"a log calls back before the sync, and entries are lost", simFaults{lies: true}, true, 200},
 		{"a sync covers what comes too late", simFaults{covers: true}, false, 200},
-		{"a sync covers what comes too late, and entries are lost", simFaults{covers: true}, true, 500},
 		{"a log does not call back", simFaults{mute: true}, false, 50},
 		{"votes are not durable", simFaults{forgetsVotes: true}, false, 500},
 		{"votes are not durable, and two lead", simFaults{forgetsVotes: true}, true, 500},

@@ -33,7 +33,8 @@ func decodeCommand(b []byte) (id uint64, err error) {
 }
 
 // standing is where a machine stands: it has applied the first count commands of the
-// group's history, the last of which stands at index. sum is of all of them.
+// group's history, the last of which stands at index of the log (or, of a Group, has that
+// version). sum is of all of them.
 type standing struct{ count, index, sum uint64 }
 
 func (at standing) then(index, id uint64) standing {
@@ -82,22 +83,31 @@ func (m *simMachine) lag() {
 
 // Apply implements raft.Machine. It returns how many commands there are with this one.
 func (m *simMachine) Apply(index uint64, cmd []byte) any {
-	s := m.life.m.s
 	came := bytes.Clone(cmd)
 	m.lag()
-	if m.life.over() {
-		return uint64(0)
+	if !m.life.over() && !bytes.Equal(came, cmd) {
+		m.life.m.s.failf("%s applies at %d a command that changes meanwhile: %x, then %x", m.life, index, came, cmd)
 	}
-	id, err := decodeCommand(came)
-	if err != nil || !bytes.Equal(came, cmd) {
-		s.failf("%s applies at %d a command that is damaged, or changes meanwhile: %x, then %x", m.life, index, came, cmd)
-		return uint64(0)
+	return m.apply(index, index, came)
+}
+
+// apply takes one command, which stands at index of the log. Place is higher than that of
+// the one before it.
+func (m *simMachine) apply(index, place uint64, cmd []byte) (count uint64) {
+	s := m.life.m.s
+	if m.life.over() {
+		return 0
+	}
+	id, err := decodeCommand(cmd)
+	if err != nil {
+		s.failf("%s applies at %d a command that is damaged: %x", m.life, index, cmd)
+		return 0
 	}
 	m.mu.Lock()
-	m.before, m.at = m.at, m.at.then(index, id)
+	m.before, m.at = m.at, m.at.then(place, id)
 	at := m.at
 	m.mu.Unlock()
-	s.applied(m.life, at, id)
+	s.applied(m.life, at, id, index)
 	return at.count
 }
 
@@ -118,7 +128,6 @@ func (m *simMachine) Snapshot() []byte {
 
 // Restore implements raft.Machine.
 func (m *simMachine) Restore(b []byte) error {
-	s := m.life.m.s
 	m.lag()
 	if m.life.over() {
 		return nil
@@ -126,7 +135,13 @@ func (m *simMachine) Restore(b []byte) error {
 	if len(b) < 24 {
 		return fmt.Errorf("picture of %d bytes", len(b))
 	}
-	at := standing{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])}
+	m.restore(standing{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])})
+	return nil
+}
+
+// restore makes the machine stand somewhere else in the history, and not behind.
+func (m *simMachine) restore(at standing) {
+	s := m.life.m.s
 	m.mu.Lock()
 	was := m.at
 	m.at, m.before = at, at
@@ -141,7 +156,6 @@ func (m *simMachine) Restore(b []byte) error {
 	if n := uint64(len(s.record.history)); at.count >= n || s.record.history[at.count].standing != at {
 		s.failLocked("%s restores %+v, which is not in the history of %d commands", m.life, at, n-1)
 	}
-	return nil
 }
 
 // historic is a command of the group's history.
@@ -178,15 +192,15 @@ type simBallot struct {
 
 // applied notes that a machine has applied a command: the next of the history, or the
 // first time that anybody does.
-func (s *sim) applied(l *simLife, at standing, id uint64) {
+func (s *sim) applied(l *simLife, at standing, id, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if at.count >= uint64(len(s.record.history)) {
 		s.mu.Unlock()
-		held := s.majorityHolds(l, at.index)
+		held := s.majorityHolds(l, index)
 		s.mu.Lock()
 		if !held && !s.outcomes {
-			s.failLocked("%s applies %d, which no majority of disks holds", l, at.index)
+			s.failLocked("%s applies %d, which no majority of disks holds", l, index)
 		}
 	}
 	if at.count < uint64(len(s.record.history)) {
@@ -208,7 +222,7 @@ func (s *sim) applied(l *simLife, at standing, id uint64) {
 		s.failLocked("command %d is at place %d, but %d were acknowledged before it was proposed", id, at.count, p.atLeast)
 	}
 	p.place = at.count
-	s.record.history = append(s.record.history, historic{at, id, l.disk.record(at.index)})
+	s.record.history = append(s.record.history, historic{at, id, l.disk.record(index)})
 	s.traceLocked("%s: applies %d at %d, command %d", l, id, at.index, at.count)
 }
 
@@ -217,7 +231,11 @@ func (s *sim) applied(l *simLife, at standing, id uint64) {
 func (s *sim) majorityHolds(l *simLife, index uint64) bool {
 	record := l.disk.record(index)
 	for _, at := range s.members {
-		for _, conf := range at.log().configurations(index) {
+		confs := at.log().configurations(index)
+		if s.grouped {
+			confs = []protocol.Configuration{s.everybody()}
+		}
+		for _, conf := range confs {
 			voters := conf.Voters()
 			held := 0
 			for _, id := range voters {
@@ -231,6 +249,13 @@ func (s *sim) majorityHolds(l *simLife, index uint64) bool {
 		}
 	}
 	return false
+}
+
+func (s *sim) everybody() (c protocol.Configuration) {
+	for _, id := range s.voters {
+		c = c.With(protocol.Member{ID: id, Voter: true})
+	}
+	return c
 }
 
 // configurations are the newest one at or before an index, and those behind it.

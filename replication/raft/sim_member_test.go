@@ -12,6 +12,7 @@ import (
 	"fulcrum"
 	"fulcrum/replication"
 	"fulcrum/replication/raft"
+	"fulcrum/replication/replicationtest"
 )
 
 // simMember is a machine that runs a replica, one life after the other.
@@ -23,9 +24,10 @@ type simMember struct {
 	wipes int
 	first bool // it has the group's first configuration
 
-	mu   sync.Mutex
-	disk *simDisk // of this life, or of the last one
-	life *simLife // nil: down
+	mu    sync.Mutex
+	disk  *simDisk               // of this life, or of the last one
+	state *replicationtest.State // of a Group
+	life  *simLife               // nil: down
 }
 
 // simLife is one life of a member: from a start to a crash, or until it is stopped.
@@ -38,7 +40,8 @@ type simLife struct {
 	cancel  context.CancelFunc
 	dead    chan struct{} // closed by a crash: nobody hears of it any more
 	ended   chan struct{} // closed when all of it is gone
-	replica *raft.Replica
+	replica simReplica
+	state   *simState // of a Group
 
 	mu   sync.Mutex
 	runs bool // replica is there, and listens
@@ -120,6 +123,9 @@ func (m *simMember) start() {
 	l.machine = &simMachine{life: l, dice: d, pad: s.pad}
 	m.mu.Lock()
 	m.disk = newSimDisk(s, d+1, s.slow[m.at], m.disk.fail(errSimCrash))
+	if s.grouped {
+		m.state = m.state.Crash()
+	}
 	l.disk, m.life = m.disk, l
 	m.mu.Unlock()
 	s.tracef("%s: starts, its log is [%d, %d], the snapshot at %d", l, l.disk.First(), l.disk.Last(), l.disk.covered())
@@ -143,28 +149,40 @@ func (l *simLife) env() replication.Env {
 }
 
 func (l *simLife) run() {
-	s := l.m.s
 	defer close(l.ended)
 	defer l.disk.life.Wait()
 	defer l.disk.fail(errSimCrash)
 	defer l.cancel()
-	opt := raft.ReplicaOptions{Env: l.env(), Machine: l.machine, Tuning: s.tuning}
-	if l.m.first {
-		opt.Voters, opt.NonVoters = s.voters, s.nonVoters
+	open := l.openReplica
+	if l.m.s.grouped {
+		open = l.openGroup
 	}
-	r, err := raft.OpenReplica(opt)
+	r, err := open()
 	if err != nil {
 		l.hasEnded("open", err)
 		return
-	}
-	if f := s.faults; f.clears || f.goesBack {
-		r.Break(f.clears, f.goesBack)
 	}
 	l.replica = r
 	l.listen(true)
 	err = r.Run(l.ctx)
 	l.listen(false)
 	l.hasEnded("run", err)
+}
+
+func (l *simLife) openReplica() (simReplica, error) {
+	s := l.m.s
+	opt := raft.ReplicaOptions{Env: l.env(), Machine: l.machine, Tuning: s.tuning}
+	if l.m.first {
+		opt.Voters, opt.NonVoters = s.voters, s.nonVoters
+	}
+	r, err := raft.OpenReplica(opt)
+	if err != nil {
+		return nil, err
+	}
+	if f := s.faults; f.clears || f.goesBack {
+		r.Break(f.clears, f.goesBack)
+	}
+	return r, nil
 }
 
 // hasEnded: a replica ends when it is told to, or when its disk has failed.
@@ -189,6 +207,9 @@ func (m *simMember) crash() {
 	}
 	close(l.dead)
 	l.disk.fail(errSimCrash)
+	if m.state != nil {
+		m.state.FailWith(errSimCrash)
+	}
 	l.cancel()
 	m.s.tracef("%s: crash", l)
 	m.s.endsSoon(l)

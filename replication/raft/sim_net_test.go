@@ -132,7 +132,9 @@ func (s *sim) arrive(c *simCall, from *simLife, to *simMember, msg []byte, limit
 		time.AfterFunc(50*time.Millisecond, func() { clear(msg) }) // broken: whoever takes a message owns it
 	}
 	if s.faults.installsAgain && raft.TransferOf(msg) != 0 {
-		time.AfterFunc(3*time.Second, func() { there.replica.InstallAgain(msg) })
+		if r, ok := there.replica.(*raft.Replica); ok {
+			time.AfterFunc(3*time.Second, func() { r.InstallAgain(msg) })
+		}
 	}
 	if there.replica.HandleAsync(from.m.id, msg, answer) {
 		return

@@ -159,6 +159,9 @@ func (s *sim) breakDisk() {
 	if m := s.pick(isUp); m != nil {
 		s.tracef("%s: the disk fails", m.id)
 		m.current().disk.fail(errSimDisk)
+		if st := m.state; st != nil {
+			st.FailWith(errSimDisk)
+		}
 	}
 }
 
@@ -206,7 +209,7 @@ func (s *sim) reconfigure() {
 		return
 	}
 	l := leader.up()
-	if l == nil {
+	if l == nil || s.grouped {
 		return
 	}
 	m := s.members[s.dice.IntN(len(s.members))]
@@ -240,7 +243,7 @@ func (s *sim) change(l *simLife, m *simMember, what string, change func(*raft.Re
 		defer s.changing.Store(false)
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()
-		err := change(l.replica, ctx, m.id)
+		err := change(l.replica.(*raft.Replica), ctx, m.id)
 		s.tracef("%s: %s is %s: %v", l, m.id, what, err)
 		if err == nil && what == "removed" {
 			s.setOut(m, time.Now())
@@ -275,7 +278,7 @@ func (s *sim) wipe() {
 // be elected by two or three who were wiped, and bring back what is long overruled.
 func (s *sim) mayBeWiped(m *simMember) bool {
 	if s.faults.forgetsAll || s.faults.beginsAnew {
-		return true
+		return !s.grouped
 	}
 	s.mu.Lock()
 	out, ok := s.out[m.at], false

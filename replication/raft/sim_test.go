@@ -34,6 +34,7 @@ type sim struct {
 	lasts   time.Duration
 
 	nonVoters []fulcrum.NodeID
+	grouped   bool // the replicas are a raft.Group, over a state that is durable by itself
 	faults    simFaults
 	outcomes  bool // only what goes wrong counts, not what is forbidden because it might
 	logging   bool // the replicas' own messages are in the trace
@@ -74,7 +75,7 @@ func (s *sim) diceFor(what ...uint64) dice {
 }
 
 func newInstanceSim(seed uint64, f simFaults) *sim {
-	s := &sim{seed: seed, faults: f, failed: make(chan struct{}), begun: time.Now()}
+	s := &sim{seed: seed, faults: f, grouped: seed%3 == 0, failed: make(chan struct{}), begun: time.Now()}
 	s.dice = s.diceFor(0)
 	s.record = simRecord{leaders: map[uint64]fulcrum.NodeID{}, votes: map[simBallot]fulcrum.NodeID{}, history: make([]historic, 1), commands: map[uint64]*proposed{}}
 	d := &s.dice
@@ -114,6 +115,9 @@ func (s *sim) tune() {
 func (s *sim) populate() {
 	n := 3 + s.dice.IntN(3)
 	first := 1 + s.dice.IntN(n)
+	if s.grouped {
+		first = n
+	}
 	for i := range n {
 		m := &simMember{s: s, id: fulcrum.NodeID('a' + rune(i)), at: i}
 		switch {
@@ -124,6 +128,9 @@ func (s *sim) populate() {
 		}
 		s.members = append(s.members, m)
 		m.disk = newSimDisk(s, 0, 1, picture{})
+		if s.grouped {
+			m.begin()
+		}
 	}
 }
 
@@ -179,6 +186,7 @@ func (s *sim) calm() {
 	for until := time.Now().Add(simProgressWithin); !s.hasFailed(); {
 		if s.settled() {
 			s.checkIdle()
+			s.checkStates()
 			return
 		}
 		if time.Now().After(until) {
@@ -258,6 +266,14 @@ func (s *sim) whatWaits() (what string) {
 		}
 	}
 	return what
+}
+
+func (s *sim) checkStates() {
+	for _, m := range s.members {
+		if l := m.up(); l != nil && l.state != nil {
+			l.state.checkValues()
+		}
+	}
 }
 
 // close ends everything, so that no goroutine is left.
