@@ -72,6 +72,7 @@ soak: build ## whole nodes under the race detector, then simulated and real suit
 	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); seed=$$(date +%s); echo "round $$n, seed $$seed"; \
 		bin/fulcrum jepsen suite --time 10m --seed $$seed -o table || exit 1; \
 		bin/fulcrum jepsen run --workload durability --nemesis kill-all --quiet 2s --busy 1s --time 5m --rate 200 --seed $$seed -o table || exit 1; \
+		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./replication/raft -run 'TestSimulation$$' -raft.sim.first $$seed -raft.sim.seeds 2000 -raft.sim.cpus 2 || exit 1; \
 		$(GO) test -tags $(TAGS) -count=1 -timeout 20m ./cmd/... ./node ./replication/... ./jepsen-lite/sim || exit 1; done; echo "$$n rounds passed"
 
 clean: ## remove what was built (not the data)

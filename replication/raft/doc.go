@@ -9,6 +9,9 @@
 // (handover.go), and a leader whose disk stands still (stall.go). A failing disk stops a
 // replica before anybody hears from it again (store.go).
 //
+// All of it is simulated from seeds, over disks, networks and machines that misbehave
+// (sim_test.go), as the protocol is by itself.
+//
 // Start reading at Group, the replica of one shard, or at Replica, the same log
 // under a machine of the caller's. Both stand on core.
 package raft
