@@ -471,6 +471,9 @@ func (d *simDisk) SetMeta(kv map[string][]byte) error {
 	for k, v := range kv {
 		owned[k] = bytes.Clone(v)
 	}
+	if at := owned[raft.MetaSnapshot]; at != nil {
+		d.s.checkSnapshot(at)
+	}
 	return d.durably(change{kind: setsMeta, meta: owned}, nil)
 }
 

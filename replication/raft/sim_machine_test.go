@@ -175,11 +175,12 @@ type proposed struct {
 
 // simRecord is what the whole group has ever done.
 type simRecord struct {
-	leaders  map[uint64]fulcrum.NodeID
-	votes    map[simBallot]fulcrum.NodeID
-	history  []historic // that at 0 is none
-	commands map[uint64]*proposed
-	shown    uint64 // commands that were acknowledged, or seen by a read
+	leaders   map[uint64]fulcrum.NodeID
+	votes     map[simBallot]fulcrum.NodeID
+	history   []historic // that at 0 is none
+	commands  map[uint64]*proposed
+	snapshots map[uint64]uint64 // where one was taken -> where its configuration stands
+	shown     uint64            // commands that were acknowledged, or seen by a read
 
 	acks, refusals, unknown, reads, restores, lives int
 }
@@ -277,4 +278,22 @@ func (d *simDisk) configurations(index uint64) (confs []protocol.Configuration) 
 		confs = append(confs, c)
 	}
 	return confs
+}
+
+// checkSnapshot: a snapshot has the newest configuration that it covers. Where two say
+// different things of the same place, one is wrong.
+func (s *sim) checkSnapshot(b []byte) {
+	index, conf, ok := raft.SnapshotPlace(b)
+	if !ok {
+		s.failf("a snapshot's place cannot be read: %x", b)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, at := range s.record.snapshots {
+		if at < conf.Index && conf.Index <= i || conf.Index < at && at <= index {
+			s.failLocked("a snapshot at %d has the configuration at %d, another one at %d that at %d", index, conf.Index, i, at)
+		}
+	}
+	s.record.snapshots[index] = conf.Index
 }

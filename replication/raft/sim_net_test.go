@@ -84,8 +84,13 @@ type simCall struct {
 }
 
 func (c *simCall) finish(b []byte, err error) {
+	c.timer.Stop()
+	c.end(b, err)
+}
+
+// end is finish that leaves the timer alone, which calls it perhaps before it is set.
+func (c *simCall) end(b []byte, err error) {
 	if !c.over.Swap(true) {
-		c.timer.Stop()
 		c.done(b, err)
 	}
 }
@@ -100,7 +105,7 @@ func (p simPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done 
 	}
 	s.checkSent(l, msg)
 	c := &simCall{done: done}
-	c.timer = time.AfterFunc(timeout, func() { c.finish(nil, fmt.Errorf("no answer: %w", context.DeadlineExceeded)) })
+	c.timer = time.AfterFunc(timeout, func() { c.end(nil, fmt.Errorf("no answer: %w", context.DeadlineExceeded)) })
 	f := s.fateOf(l.m.at, target.at)
 	copies := 1
 	if f.twice {
