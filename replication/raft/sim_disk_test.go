@@ -117,10 +117,17 @@ func (p *picture) covered() uint64 {
 	return index
 }
 
+// roll uses the dice, which mu protects.
 func (d *simDisk) roll(f func(*dice) time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return f(&d.dice)
+}
+
+func (d *simDisk) chance(percent int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dice.chance(percent)
 }
 
 // moment lets others get in between, as a call of the system does.
@@ -172,8 +179,18 @@ func (d *simDisk) durably(c change, allowed func() error) error {
 		return err
 	}
 	err := <-synced
+	if err == nil && d.isTheLast(c) {
+		d.fail(errSimDisk)
+	}
 	d.moment()
 	return err
+}
+
+// isTheLast reports whether the disk does nothing more after a step: between the steps of
+// something larger a crash is rare, and shows most.
+func (d *simDisk) isTheLast(c change) bool {
+	step := c.kind != setsMeta || c.meta[raft.MetaSnapshot] != nil
+	return step && !d.s.calmed.Load() && d.chance(3)
 }
 
 // sync makes durable what was written before it began, again and again.
@@ -272,7 +289,7 @@ func (d *simDisk) complete() {
 		for _, c := range told {
 			if c.begun {
 				d.moment()
-				if d.s.faults.mute && d.roll(func(r *dice) time.Duration { return time.Duration(r.IntN(100)) }) < 2 {
+				if d.s.faults.mute && d.chance(2) {
 					continue // broken: nobody hears of it
 				}
 				c.done(nil)

@@ -72,7 +72,11 @@ func (m *simMachine) block(until time.Time) {
 func (m *simMachine) lag() {
 	m.mu.Lock()
 	d := time.Until(m.until)
-	if d <= 0 && m.dice.chance(30) {
+	switch {
+	case d > 0:
+	case m.dice.chance(2):
+		d = m.dice.upTo(400 * time.Millisecond)
+	case m.dice.chance(30):
 		d = m.dice.upTo(2 * time.Millisecond)
 	}
 	m.mu.Unlock()

@@ -112,7 +112,7 @@ func (s *sim) tune() {
 	s.tuning = raft.Tuning{Heartbeat: beat, RPC: beat, Install: 5 * time.Second, SnapshotEvery: 5 * time.Millisecond,
 		SnapshotEntries: 1 + uint64(d.IntN(40)), SnapshotBytes: 1 << uint(9+d.IntN(8)), TrailingEntries: 1 + uint64(d.IntN(20)),
 		HoldBytes: 1 << uint(8+d.IntN(8)), MaxAppendEntries: 1 + d.IntN(8), BatchRequests: 1 + d.IntN(4), BatchBytes: 1 << uint(7+d.IntN(6)),
-		Queue: 2 + d.IntN(16), Reads: 2 + d.IntN(16), CacheBytes: 1 << uint(6+d.IntN(8))}
+		Queue: 2 + d.IntN(16), Reads: 2 + d.IntN(16), CacheBytes: 1 << uint(7+d.IntN(5))}
 }
 
 func (s *sim) populate() {
@@ -406,7 +406,7 @@ func TestSimulation(t *testing.T) {
 	}
 	seeds := *simSeeds
 	if seeds == 0 {
-		seeds = 200
+		seeds = 150
 		if testing.Short() || raceEnabled {
 			seeds = 30
 		}
