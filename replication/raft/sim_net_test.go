@@ -62,7 +62,7 @@ func (s *sim) fateOf(from, to int) (f fate) {
 	f.twice = l.dice.chance(w.twice)
 	f.after = l.dice.upTo(w.near) + 1
 	if l.dice.chance(w.late) {
-		f.after = l.dice.upTo(20 * s.tuning.RPC / 10)
+		f.after = l.dice.upTo(2 * s.tuning.RPC)
 	}
 	return f
 }
@@ -107,16 +107,13 @@ func (p simPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done 
 	c := &simCall{done: done}
 	c.timer = time.AfterFunc(timeout, func() { c.end(nil, fmt.Errorf("no answer: %w", context.DeadlineExceeded)) })
 	f := s.fateOf(l.m.at, target.at)
-	copies := 1
-	if f.twice {
-		copies = 2
+	if f.lost {
+		return
 	}
-	for i := range copies {
-		owned := bytes.Clone(msg)
-		if f.lost {
-			continue
-		}
-		time.AfterFunc(f.after*time.Duration(i+1), func() { s.arrive(c, l, target, owned, timeout) })
+	first, again := bytes.Clone(msg), bytes.Clone(msg) // msg is the caller's
+	time.AfterFunc(f.after, func() { s.arrive(c, l, target, first, timeout) })
+	if f.twice {
+		time.AfterFunc(2*f.after, func() { s.arrive(c, l, target, again, timeout) })
 	}
 }
 
@@ -127,7 +124,7 @@ func (s *sim) arrive(c *simCall, from *simLife, to *simMember, msg []byte, limit
 	case s.isCut(from.m.at, to.at):
 		return
 	case there == nil:
-		if s.fateOf(to.at, from.m.at).after%2 == 0 { // nobody listens; or nobody is there to say so
+		if !s.fateOf(to.at, from.m.at).lost { // else nobody is there to say so
 			c.finish(nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is down", to.id))
 		}
 		return

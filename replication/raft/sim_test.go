@@ -52,7 +52,6 @@ type sim struct {
 	record  simRecord
 	command uint64
 	err     error
-	failed  chan struct{}
 	begun   time.Time
 	trace   []simStep
 }
@@ -77,7 +76,7 @@ func (s *sim) diceFor(what ...uint64) dice {
 }
 
 func newInstanceSim(seed uint64, f simFaults) *sim {
-	s := &sim{seed: seed, faults: f, grouped: seed%3 == 0, failed: make(chan struct{}), begun: time.Now()}
+	s := &sim{seed: seed, faults: f, grouped: seed%3 == 0, begun: time.Now()}
 	s.dice = s.diceFor(0)
 	s.record = simRecord{leaders: map[uint64]fulcrum.NodeID{}, votes: map[simBallot]fulcrum.NodeID{},
 		snapshots: map[uint64]uint64{}, history: make([]historic, 1), commands: map[uint64]*proposed{}}
@@ -321,7 +320,6 @@ func (s *sim) failLocked(format string, args ...any) {
 	if s.err == nil {
 		s.err = fmt.Errorf(format, args...)
 		s.traceLocked("FAILED: %v", s.err)
-		close(s.failed)
 	}
 }
 
