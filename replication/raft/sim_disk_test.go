@@ -490,6 +490,9 @@ func (d *simDisk) SetMeta(kv map[string][]byte) error {
 	}
 	if at := owned[raft.MetaSnapshot]; at != nil {
 		d.s.checkSnapshot(at)
+		if d.chance(15) { // it is large
+			d.wait(d.roll(func(r *dice) time.Duration { return r.upTo(2 * time.Second) }))
+		}
 	}
 	return d.durably(change{kind: setsMeta, meta: owned}, nil)
 }

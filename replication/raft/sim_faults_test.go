@@ -39,7 +39,7 @@ func TestSimulationCatches(t *testing.T) {
 		within   uint64 // seeds
 	}{
 		{"a log calls back before the sync", simFaults{lies: true}, false, 50},
-		{"a log calls back before the sync, and entries are lost", simFaults{lies: true}, true, 200},
+		{"a log calls back before the sync, and entries are lost", simFaults{lies: true}, true, 400},
 		{"a sync covers what comes too late", simFaults{covers: true}, false, 200},
 		{"a log does not call back", simFaults{mute: true}, false, 50},
 		{"votes are not durable", simFaults{forgetsVotes: true}, false, 500},
