@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"iter"
+	"maps"
 	"math/bits"
 	"os"
 	"syscall"
@@ -59,47 +61,86 @@ type boltFile struct {
 	pageSize int
 	high     uint64   // pages from here on are not in use
 	used     []uint64 // bit set: pages met
+	taken    []uint64 // they, in the order in which they were met
 	at       uint64   // page that is being read
 
 	buckets   map[string]tally
 	standings map[string]standing // by the bucket that each has
 	sequence  uint64              // of the bucket of standings: what their sums came to
+
+	// What is damaged and can be told from the rest.
+	bad     map[string]error          // buckets
+	damaged map[fulcrum.GroupID]error // groups: of a bucket that counts, or of where a state stands
+	lost    error                     // some element of the bucket of standings cannot be read
+	short   bool                      // pages that may not be in use are missing at the end
 }
 
-// verifyBolt reads the whole file of the engine, and refuses it when anything in
-// use is not what was written. Bbolt sums only its meta pages, and for a damaged one
+// whole is nil if nothing at all is wrong with the file.
+func (v *boltFile) whole() error {
+	for _, err := range v.damaged {
+		return err
+	}
+	for _, err := range v.bad {
+		return err
+	}
+	if v.short {
+		return fmt.Errorf("the end of the file is missing: %w", io.ErrUnexpectedEOF)
+	}
+	return v.lost
+}
+
+// verifyBolt reads the whole file of the engine, and finds whatever is in use and not
+// what was written. Bbolt sums only its meta pages, and for a damaged one
 // falls back to the transaction before; a damaged page may end the process, or hide
 // keys. So each entry's own sum is checked, and then their number and the sum of
 // sums, which says that none is missing and none is an older one. It costs reading
 // the file once more: bbolt walks all its pages at open too.
 //
-// It returns what each bucket comes to.
+// It returns what each bucket comes to, and what is damaged: bbolt must not open the
+// file then, see salvage. An error means that nothing can be told from it.
 func verifyBolt(path string) (*boltFile, error) {
-	f, err := os.Open(path)
+	var v *boltFile
+	err := mapBolt(path, func(m *boltFile) error {
+		v = m
+		return m.verify()
+	})
+	return v, err
+}
+
+// mapBolt calls f with the file mapped into memory.
+func mapBolt(path string, f func(v *boltFile) error) error {
+	file, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer f.Close()
-	st, err := f.Stat()
+	defer file.Close()
+	st, err := file.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	v := &boltFile{buckets: map[string]tally{}, standings: map[string]standing{}}
+	v := &boltFile{buckets: map[string]tally{}, standings: map[string]standing{}, bad: map[string]error{}, damaged: map[fulcrum.GroupID]error{}}
 	if st.Size() > 0 {
-		v.b, err = syscall.Mmap(int(f.Fd()), 0, int(st.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
+		v.b, err = syscall.Mmap(int(file.Fd()), 0, int(st.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = guard(v.verify)
-	if err != nil && v.pageSize > 0 {
-		err = fmt.Errorf("damaged at offset %d: %w", v.at*uint64(v.pageSize), err)
+	if err = guard(func() error { return f(v) }); err != nil {
+		err = v.place(err)
 	}
 	if v.b != nil {
 		err = errors.Join(err, syscall.Munmap(v.b))
 	}
 	v.b = nil
-	return v, err
+	return err
+}
+
+// place says where an error was met.
+func (v *boltFile) place(err error) error {
+	if v.pageSize == 0 {
+		return err
+	}
+	return fmt.Errorf("damaged at offset %d: %w", v.at*uint64(v.pageSize), err)
 }
 
 func (v *boltFile) verify() error {
@@ -116,15 +157,54 @@ func (v *boltFile) verify() error {
 		return errors.New("where a state stands is missing")
 	}
 	for name, m := range v.standings {
-		has, ok := v.buckets[name]
-		if !ok { // each is made in the transaction that first says where its state stands
-			return fmt.Errorf("state %x: its bucket is missing", name)
-		}
-		if !has.agrees(m.sums) || m.sums != 0 && has.keys != m.keys {
-			return fmt.Errorf("state %x has %d keys, and they are not the %d that it should have", name, has.keys, m.keys)
+		if err := v.agree(name, m); err != nil {
+			v.damaged[groupOf(name)] = err
 		}
 	}
+	if v.lost != nil {
+		v.orphans()
+	}
 	return nil
+}
+
+// agree compares a state's bucket with where the state stands.
+func (v *boltFile) agree(name string, m standing) error {
+	has, ok := v.buckets[name]
+	switch {
+	case v.bad[name] != nil:
+		return v.bad[name]
+	case !ok: // each is made in the transaction that first says where its state stands
+		return fmt.Errorf("state %x: its bucket is missing", name)
+	case !has.agrees(m.sums) || m.sums != 0 && has.keys != m.keys:
+		return fmt.Errorf("state %x has %d keys, and they are not the %d that it should have", name, has.keys, m.keys)
+	}
+	return nil
+}
+
+// orphans adds the groups with a bucket of a state of which it is not known where it
+// stands: the element that said so may be the one that cannot be read. (Otherwise such
+// a bucket is what an interrupted Install left.)
+func (v *boltFile) orphans() {
+	stateOf := func(bucket string) string { return bucket[1 : len(bucket)-8] } // group and part
+	stands := map[string]bool{}
+	for name := range v.standings {
+		stands[stateOf(name)] = true
+	}
+	for _, names := range []iter.Seq[string]{maps.Keys(v.buckets), maps.Keys(v.bad)} {
+		for name := range names {
+			if g := groupOf(name); g != 0 && !stands[stateOf(name)] {
+				v.damaged[g] = v.lost
+			}
+		}
+	}
+}
+
+// groupOf is the group of a state's bucket; 0 for another name.
+func groupOf(name string) fulcrum.GroupID {
+	if len(name) < 17 {
+		return 0
+	}
+	return fulcrum.GroupID(binary.BigEndian.Uint64([]byte(name[1:9])))
 }
 
 // meta checks both meta pages, of which the newer counts. A meta is written in one
@@ -151,9 +231,7 @@ func (v *boltFile) meta() (root uint64, err error) {
 			newest, root, v.high = tx, u64(b[16:]), u64(b[40:])
 		}
 	}
-	if v.high > uint64(len(v.b)/v.pageSize) {
-		return 0, fmt.Errorf("the file has %d bytes and should have %d pages: %w", len(v.b), v.high, io.ErrUnexpectedEOF)
-	}
+	v.short = v.high > uint64(len(v.b)/v.pageSize)
 	return root, nil
 }
 
@@ -167,9 +245,13 @@ func (v *boltFile) page(n uint64) ([]byte, error) {
 	if n < 2 || n >= v.high {
 		return nil, fmt.Errorf("page %d of %d", n, v.high)
 	}
+	there := uint64(len(v.b) / v.pageSize)
+	if n >= there {
+		return nil, fmt.Errorf("page %d of a file of %d bytes: %w", n, len(v.b), io.ErrUnexpectedEOF)
+	}
 	b := v.b[n*uint64(v.pageSize):]
 	more := uint64(u32(b[12:]))
-	if u64(b) != n || more >= v.high-n {
+	if u64(b) != n || more >= min(v.high, there)-n {
 		return nil, fmt.Errorf("page %d says that it is page %d and has %d more", n, u64(b), more)
 	}
 	for i := n; i <= n+more; i++ {
@@ -177,6 +259,7 @@ func (v *boltFile) page(n uint64) ([]byte, error) {
 			return nil, fmt.Errorf("page %d is used twice", i)
 		}
 		v.used[i/64] |= 1 << (i % 64)
+		v.taken = append(v.taken, i)
 	}
 	return b[:(1+more)*uint64(v.pageSize)], nil
 }
@@ -268,46 +351,89 @@ func rising(list []element, low, high []byte) error {
 	return nil
 }
 
-// bucket reads a bucket of the first level: there are no others.
+// bucket reads a bucket of the first level: there are no others. One that is damaged
+// gives the pages back that it was met with: they may be another's.
 func (v *boltFile) bucket(e element) error {
+	before := len(v.taken)
+	err := guard(func() error { return v.read(e) })
+	if err == nil || bytes.Equal(e.key, statesBucket) {
+		return err
+	}
+	v.bad[string(e.key)] = v.place(fmt.Errorf("bucket %x: %w", e.key, err))
+	for _, n := range v.taken[before:] {
+		v.used[n/64] &^= 1 << (n % 64)
+	}
+	v.taken = v.taken[:before]
+	return nil
+}
+
+func (v *boltFile) read(e element) error {
 	states := bytes.Equal(e.key, statesBucket)
 	if e.flags != boltBucket || len(e.value) < 16 || !states && (len(e.key) < 17 || e.key[0] != 'e') {
 		return fmt.Errorf("%q is no bucket of the engine", e.key)
 	}
 	var t tally
 	seed := sum(0, e.key, nil)
+	var before []byte // the last key that was right, of the bucket of standings
 	entry := func(e element) error {
 		if e.flags != 0 {
 			return fmt.Errorf("key %q: flags %#x", e.key, e.flags)
 		}
-		if _, _, piece := pieceOf(e.key); states && piece {
-			if _, ok := unseal(e.key, e.value); !ok {
-				return fmt.Errorf("piece %q: %w", e.key, errSum)
+		if states {
+			if err := v.stands(e); err != nil {
+				v.lose(err, before, e.key)
+			} else {
+				before = e.key
 			}
-		} else if states {
-			key, m, err := readStanding(e.key, e.value)
-			if err != nil {
-				return err
-			}
-			v.standings[string(key.bucket(m.gen))] = m
 		} else if err := checkEntry(seed, e.key, e.value, &t); err != nil {
 			return fmt.Errorf("key %q: %w", e.key, err)
 		}
 		t.add(1, 0, storedSum(e.value))
 		return nil
 	}
-	root := u64(e.value)
 	if states {
 		v.sequence = u64(e.value[8:])
 	}
-	err := error(nil)
-	if root != 0 {
-		err = v.tree(root, nil, nil, entry)
-	} else {
-		err = inline(e.value[16:], entry)
-	}
+	err := v.entries(e, entry)
 	v.buckets[string(e.key)] = t
 	return err
+}
+
+// entries calls f for all elements of a bucket.
+func (v *boltFile) entries(bucket element, f func(element) error) error {
+	if root := u64(bucket.value); root != 0 {
+		return v.tree(root, nil, nil, f)
+	}
+	return inline(bucket.value[16:], f)
+}
+
+// stands reads an element of the bucket of standings.
+func (v *boltFile) stands(e element) error {
+	if _, _, piece := pieceOf(e.key); piece {
+		if _, ok := unseal(e.key, e.value); !ok {
+			return fmt.Errorf("piece %q: %w", e.key, errSum)
+		}
+		return nil
+	}
+	key, m, err := readStanding(e.key, e.value)
+	if err == nil {
+		v.standings[string(key.bucket(m.gen))] = m
+	}
+	return err
+}
+
+// lose notes that an element of the bucket of standings is not what was written. That it
+// is the newest is known all the same, by the sum of sums; but if it is its key that was
+// damaged, it may be another group's. Keys still rise, so it is a piece of the group of the
+// last key before it that is right, or it said where a state stands, and that state has
+// no other element that does: see orphans.
+func (v *boltFile) lose(err error, before, key []byte) {
+	v.lost = v.place(err)
+	for _, k := range [][]byte{before, key} {
+		if len(k) >= 8 {
+			v.damaged[fulcrum.GroupID(binary.BigEndian.Uint64(k))] = v.lost
+		}
+	}
 }
 
 func (t *tally) add(keys int, size int64, sums uint64) {

@@ -89,29 +89,6 @@ func readStanding(k, stored []byte) (stateKey, standing, error) {
 	return stateKey{fulcrum.GroupID(binary.BigEndian.Uint64(k)), string(k[8:])}, m, nil
 }
 
-// openBolt verifies and opens the engine's file, and returns what it holds. A new one gets its name only once it is
-// whole: a power cut during bbolt's first write would leave one that never opens
-// again (etcd#16596).
-func openBolt(path string) (*bbolt.DB, *boltFile, error) {
-	_, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		err = createBolt(path)
-	}
-	if err != nil {
-		return nil, nil, diskError(err, "make %s", path)
-	}
-	holds, err := verifyBolt(path)
-	if err != nil {
-		return nil, nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
-	}
-	db, err := openBoltFile(path)
-	if err != nil {
-		return nil, nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
-	}
-	unmapPages(db) // it has read all of them, to find those that are free
-	return db, holds, nil
-}
-
 func openBoltFile(path string) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
@@ -126,9 +103,24 @@ func openBoltFile(path string) (db *bbolt.DB, err error) {
 	return db, err
 }
 
+// createBolt makes the engine's file. It gets its name only once it is
+// whole: a power cut during bbolt's first write would leave one that never opens
+// again (etcd#16596).
 func createBolt(path string) error {
 	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := createBoltAt(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// createBoltAt makes an empty file of the engine, in the place of one that was not
+// finished.
+func createBoltAt(tmp string) error {
+	if err := removeIfThere(tmp); err != nil {
 		return err
 	}
 	db, err := openBoltFile(tmp)
@@ -139,13 +131,7 @@ func createBolt(path string) error {
 		_, err := tx.CreateBucket(statesBucket)
 		return err
 	})
-	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return errors.Join(err, db.Sync(), db.Close())
 }
 
 // loadStates reads where every state stands and removes the buckets that no
@@ -213,17 +199,21 @@ func (s *Store) token(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := s.usable(); err != nil {
-		s.untoken()
-		return err
+	err := s.usable()
+	if err == nil && s.isSpoilt() {
+		err = errSpoilt
 	}
-	return nil
+	if err != nil {
+		s.untoken()
+	}
+	return err
 }
 
 func (s *Store) untoken() { s.commitC <- struct{}{} }
 
 // update runs f in one durable transaction; the caller has the token. A real
-// failure fails the store; an injected one does not.
+// failure fails the store; an injected one does not, and a damaged page spoils the
+// engine.
 func (s *Store) update(f func(tx *bbolt.Tx) error) error {
 	id := s.disk.begin()
 	defer s.disk.end(id)
@@ -234,6 +224,10 @@ func (s *Store) update(f func(tx *bbolt.Tx) error) error {
 	if err := guard(func() error { return s.bolt.Update(f) }); err != nil {
 		e := *diskError(err, "write to %s", s.bolt.Path())
 		e.Maybe = true
+		if s.isDamage(err) { // bbolt has undone it: the disk is not to blame for what it was asked to write
+			s.spoil(&e)
+			return &e
+		}
 		s.disk.fail(&e)
 		return &e
 	}

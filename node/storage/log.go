@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -74,7 +75,7 @@ func (s *Store) Log(g fulcrum.GroupID, e fulcrum.Epoch, d Durability) (replicati
 func (l *groupLog) load() error {
 	base, err := l.s.getSealed(l.key.prefix(kindBase))
 	if err != nil {
-		return err
+		return l.damaged(0, err)
 	}
 	l.first = 1
 	if len(base) == 8 {
@@ -87,7 +88,10 @@ func (l *groupLog) load() error {
 	}
 	if it.First() {
 		if at := indexOf(it.Key()); at != l.first {
-			return errors.Join(l.damaged(l.first, fmt.Errorf("the log begins at %d", at)), it.Close())
+			if now, err := l.s.getSealed(l.key.prefix(kindBase)); err == nil && !bytes.Equal(base, now) {
+				return errors.Join(l.load(), it.Close()) // cut meanwhile
+			}
+			return errors.Join(l.damaged(0, fmt.Errorf("the log begins at %d: %w", at, errGap)), it.Close())
 		}
 	}
 	if it.Last() {
@@ -104,10 +108,14 @@ func (l *groupLog) load() error {
 
 func indexOf(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
 
-// damaged is the error for a record that cannot be trusted.
+// damaged is the error for a record that cannot be trusted, or (0) for where the log begins
+// or a small value.
 func (l *groupLog) damaged(index uint64, err error) error {
-	return diskError(err, "log record %d of group %d epoch %d in %s", index, l.key.group, l.key.epoch, l.s.logDir()).
-		WithHint("this replica must be wiped; it rebuilds from its peers")
+	if l.s.isDamage(err) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		defer l.s.hurt(hurtLog{l, index, err})
+	}
+	return diskError(err, "log record %d of group %d epoch %d in %s", index, l.key.group, l.key.epoch, l.s.logDir()).WithHint("%s", rebuildHint)
 }
 
 var errSum = errors.New("checksum does not match")
@@ -233,6 +241,9 @@ func (l *groupLog) Get(index uint64) ([]byte, error) {
 			return nil, replication.ErrNoRecord // cut off meanwhile
 		}
 	}
+	if errors.Is(err, pebble.ErrNotFound) {
+		err = errGap
+	}
 	if err != nil {
 		return nil, l.damaged(index, err)
 	}
@@ -298,7 +309,7 @@ func (l *groupLog) gap(index uint64) error {
 	if first, last := l.bounds(); index < first || index > last {
 		return replication.ErrNoRecord
 	}
-	return l.damaged(index, pebble.ErrNotFound)
+	return l.damaged(index, errGap)
 }
 
 func (l *groupLog) bounds() (first, last uint64) {
@@ -427,7 +438,11 @@ func (l *groupLog) Reset(base uint64) error {
 
 // Meta returns a small value of the log; nil when it was never set.
 func (l *groupLog) Meta(key string) ([]byte, error) {
-	return l.s.getSealed(l.key.meta(key))
+	value, err := l.s.getSealed(l.key.meta(key))
+	if err != nil {
+		return nil, l.damaged(0, err)
+	}
+	return value, nil
 }
 
 // SetMeta stores small values in one atomic, durable step; nil removes one.

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"runtime"
 	"slices"
@@ -151,9 +152,13 @@ func copied(e fulcrum.Entry) fulcrum.Entry {
 	return e
 }
 
+// damaged is the error for an entry that cannot be read.
 func (st *state) damaged(key []byte, err error) error {
-	return diskError(err, "key %q of group %d in %s", key, st.key.group, st.s.bolt.Path()).
-		WithHint("this replica must be wiped; it rebuilds from its peers")
+	if st.s.isDamage(err) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		defer st.s.spoil(fmt.Errorf("key %q of group %d: %w", key, st.key.group, err))
+	}
+	return diskError(err, "key %q of group %d in %s", key, st.key.group, st.s.bolt.Path()).WithHint("%s", rebuildHint)
 }
 
 func encodeEntry(seed uint32, e fulcrum.Entry) []byte {

@@ -470,10 +470,13 @@ func TestDamagedValueIsRefused(t *testing.T) {
 	if e, err := st.Get([]byte("pear")); err != nil || string(e.Value) != "fine" {
 		t.Errorf("the other key: %+v, %v", e, err)
 	}
-	must(t, st.Apply(2, []fulcrum.Entry{entry("apple", "new", 2)}, nil))
-	must(t, st.Flush(t.Context()))
-	if e, err := st.Get([]byte("apple")); err != nil || string(e.Value) != "new" {
-		t.Errorf("written over: %+v, %v", e, err)
+	<-s.Spoilt()
+	must(t, st.Apply(2, []fulcrum.Entry{entry("pear", "newer", 2)}, nil))
+	if err := st.Flush(t.Context()); !errors.Is(err, ErrDamaged) {
+		t.Errorf("the damaged file was written to: %v", err)
+	}
+	if e, err := st.Get([]byte("pear")); err != nil || string(e.Value) != "newer" {
+		t.Errorf("what is applied and not committed: %+v, %v", e, err)
 	}
 }
 

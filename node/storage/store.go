@@ -12,7 +12,8 @@
 // deletions and crashable memory file system are what a log needs; the engine is
 // a bbolt file. Both live in one data directory, which one process locks.
 //
-// Open verifies both before it uses them: verify.go and boltfile.go.
+// Open verifies both before it uses them: verify.go and boltfile.go. What it, or a reader
+// later, finds damaged of single groups is left out and told: damage.go, salvage.go.
 //
 // Start reading at Open; then log.go, begun.go and state.go.
 package storage
@@ -49,6 +50,10 @@ type Options struct {
 
 	// Disk tells which faults are injected; it is read at each sync. Nil: none.
 	Disk func() Disk
+
+	// Vital are the groups that no peer can rebuild: where their states are damaged Open
+	// refuses the directory. Of all others it leaves them out, see Damage.
+	Vital []fulcrum.GroupID
 
 	// CommitEvery is the pace of the engine's background commits while there is
 	// something to commit; much that waits is committed sooner. Default 10 s.
@@ -111,6 +116,14 @@ type Store struct {
 	states map[stateKey]*state
 	gen    uint64 // newest generation number given to a bucket
 
+	damages  map[fulcrum.GroupID]Damage
+	hurts    map[fulcrum.GroupID]hurtLog // to be looked at again
+	damagedC chan struct{}
+	hurtC    chan struct{}
+
+	spoilt     chan struct{} // closed when the engine's file was found damaged
+	spoiltOnce sync.Once
+
 	closeOnce sync.Once
 	closeErr  error
 	closed    atomic.Bool
@@ -119,7 +132,8 @@ type Store struct {
 
 // Open opens the data directory, or makes a new one, and locks it for this
 // process. Errors say what to do: in use by another process, not writable, of
-// another cluster or node, or damaged (CodeDisk).
+// another cluster or node, or damaged (CodeDisk). Damage of single groups is no error,
+// see Damages.
 func Open(opts Options) (_ *Store, err error) {
 	if opts.Dir == "" {
 		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "storage: no data directory given")
@@ -145,6 +159,8 @@ func Open(opts Options) (_ *Store, err error) {
 		logs:    map[logKey]*groupLog{},
 		states:  map[stateKey]*state{},
 		closing: make(chan struct{}),
+
+		damages: map[fulcrum.GroupID]Damage{}, damagedC: make(chan struct{}, 1), hurtC: make(chan struct{}, 1), spoilt: make(chan struct{}),
 	}
 	s.commitC <- struct{}{}
 	s.syncing, s.unsynced = newCompletions(s), newCompletions(s)
@@ -162,14 +178,17 @@ func Open(opts Options) (_ *Store, err error) {
 	if s.spool, err = openSpool(opts.Dir, s.disk); err != nil {
 		return nil, err
 	}
-	var holds *boltFile
-	if s.bolt, holds, err = openBolt(filepath.Join(opts.Dir, stateFile)); err != nil {
+	if err = s.openLog(); err != nil {
+		return nil, err
+	}
+	if err = s.loadDamages(); err != nil {
+		return nil, err
+	}
+	holds, err := s.openEngine()
+	if err != nil {
 		return nil, err
 	}
 	if err = s.loadStates(holds); err != nil {
-		return nil, err
-	}
-	if err = s.openLog(); err != nil {
 		return nil, err
 	}
 	if s.metrics, err = newMetrics(opts.Registerer, s); err != nil {
@@ -194,6 +213,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.pace(ctx, s.syncedC, nil, syncedEvery, s.syncSynced) })
 	g.Go(func() error { return s.syncing.serve(ctx) })
 	g.Go(func() error { return s.unsynced.serve(ctx) })
+	g.Go(func() error { return s.mindHurts(ctx) })
 	g.Go(func() error {
 		select {
 		case <-s.disk.down:
@@ -253,7 +273,7 @@ func (s *Store) Abandon() error { return s.shut(false) }
 func (s *Store) shut(flush bool) error {
 	s.closeOnce.Do(func() {
 		var err error
-		if flush && s.disk.failure() == nil {
+		if flush && s.disk.failure() == nil && !s.isSpoilt() {
 			err = s.commitStates(context.Background(), nil)
 			err = errors.Join(err, s.cut(context.Background()), s.syncLazy(context.Background()))
 		}

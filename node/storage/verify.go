@@ -71,6 +71,8 @@ func trailerSize(log bool) int64 {
 	return 0
 }
 
+const rebuildHint = "the node rebuilds this replica from its peers by itself, once a majority of them is there"
+
 const restoreHint = "restore the directory, or wipe it: the node then comes back as a new one and rebuilds from its peers"
 
 func verifyFile(fsys vfs.FS, path string, r chunkReader) (ending, error) {
