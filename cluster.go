@@ -96,6 +96,7 @@ type ReplicaInfo struct {
 	Keys       int     `json:"keys"`
 	Bytes      int64   `json:"bytes"`
 	Hints      int     `json:"hints"`
+	Damaged    string  `json:"damaged,omitempty"` // what of its data, which is to be rebuilt from the other replicas
 }
 
 // KeyspaceSpec is the body of POST /v1/keyspaces. Empty fields take defaults.

@@ -42,6 +42,7 @@ type host struct {
 	// Guarded by mu: what replicas in mode raft remember of their changes, for watches,
 	// from one epoch to the next.
 	changes map[fulcrum.GroupID]*raft.Changes
+	waits   map[fulcrum.GroupID]string // guarded by mu: what damaged replicas were last said to wait for
 }
 
 // record stands in the State's extras under recordKey and says which epoch the
@@ -65,7 +66,8 @@ const freshContact = 50 * time.Millisecond
 const syncEvery = time.Second
 
 func newHost(n *Node) *host {
-	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1), changes: map[fulcrum.GroupID]*raft.Changes{}}
+	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1), changes: map[fulcrum.GroupID]*raft.Changes{},
+		waits: map[fulcrum.GroupID]string{}}
 }
 
 // changesOf returns what a group remembers of its changes; it is forgotten when the group
@@ -131,6 +133,7 @@ func (h *host) Run(ctx context.Context) error {
 			return nil
 		case <-changed:
 		case <-h.wake:
+		case <-h.n.store.Damaged():
 		case <-retry.C:
 			retry.Reset(fulcrum.UntilBeat(time.Now(), syncEvery))
 		}
@@ -142,19 +145,25 @@ func (h *host) sync(ctx context.Context, g *errgroup.Group) {
 	st := h.n.machine.State()
 	st.Groups(func(ref catalog.ShardRef) {
 		sh := ref.Shard
-		if hd, _ := h.at(sh.Group, sh.Epoch); hd != nil {
-			if lf, ok := hd.group.(*leaderfollower.Group); ok && sh.Term > 0 {
+		_, damaged := h.n.store.Damage(sh.Group)
+		if hd, _ := h.at(sh.Group, sh.Epoch); hd != nil && !damaged {
+			if lf, ok := hd.group.(*leaderfollower.Group); ok && sh.Term > 0 && sh.Leader != "" {
 				lf.Lead(sh.Term, sh.Leader)
 			}
 			return
 		}
-		if sh.Hosts(h.n.opt.Name) || h.holds(sh.Group) {
+		if sh.Hosts(h.n.opt.Name) || damaged || h.holds(sh.Group) {
 			h.step(ctx, g, sh.Group, func() error { return h.enter(ctx, ref) })
 		}
 	})
 	for _, hd := range h.all() {
 		if _, ok := st.Group(hd.shard); !ok {
 			h.step(ctx, g, hd.shard, func() error { return h.drop(hd.shard) })
+		}
+	}
+	for _, d := range h.n.store.Damages() {
+		if _, ok := st.Group(d.Group); !ok && d.Group < st.NextGroup { // of a keyspace that was dropped, and not one that this copy does not know yet
+			h.step(ctx, g, d.Group, func() error { return h.dropDamaged(ctx, d.Group) })
 		}
 	}
 }
@@ -206,6 +215,9 @@ func (h *host) step(ctx context.Context, g *errgroup.Group, id fulcrum.GroupID, 
 // enter brings this node's replica to the epoch of the catalog's shard.
 func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
 	sh, me := ref.Shard, h.n.opt.Name
+	if d, damaged := h.n.store.Damage(sh.Group); damaged {
+		return h.heal(ctx, ref, d)
+	}
 	h.mu.RLock()
 	running := h.groups[sh.Group]
 	h.mu.RUnlock()
@@ -423,7 +435,7 @@ func (h *host) run(ctx context.Context, ref catalog.ShardRef, rec record) error 
 			}
 		}
 	}()
-	if lf, ok := group.(*leaderfollower.Group); ok && sh.Term > 0 && sh.Epoch == rec.Epoch {
+	if lf, ok := group.(*leaderfollower.Group); ok && sh.Term > 0 && sh.Leader != "" && sh.Epoch == rec.Epoch {
 		lf.Lead(sh.Term, sh.Leader)
 	}
 	return nil

@@ -33,6 +33,7 @@ type metrics struct {
 	moves         *prometheus.CounterVec
 	handedOver    *prometheus.CounterVec
 	watchEvents   *prometheus.CounterVec
+	rebuilds      *prometheus.CounterVec
 }
 
 // buckets of latencies, in seconds.
@@ -62,12 +63,13 @@ func newMetrics(n *Node) *metrics {
 		switchTime:    histogram("fulcrum_mode_switch_shard_duration_seconds", "Time from fencing a shard to its next epoch.", "keyspace"),
 		handedOver:    counter("fulcrum_leader_handovers_total", "Leaderships of shards that this node gave to another: to spread them, or before it stopped.", "keyspace", "why"),
 		moves:         counter("fulcrum_shard_moves_total", "Changes of a shard's replicas that this node, as controller, carried out.", "keyspace"),
+		rebuilds:      counter("fulcrum_replica_rebuilds_total", "Replicas of this node that were begun anew because their data on its disk was damaged.", "keyspace"),
 		watchEvents:   counter("fulcrum_watch_events_total", "Changes told to watches on this node.", "keyspace"),
 	}
 	build := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fulcrum_build_info", Help: "Version of the running binary.",
 		ConstLabels: prometheus.Labels{"version": n.opt.Version, "goversion": runtime.Version()}}, func() float64 { return 1 })
 	n.opt.Registry.MustRegister(m.requests, m.duration, m.staleness, m.readRepairs, m.antiEntropy, m.lost, m.leaderChanges, m.commits,
-		m.lateWrites, m.switches, m.switchTime, m.moves, m.handedOver, m.watchEvents, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.lateWrites, m.switches, m.switchTime, m.moves, m.handedOver, m.watchEvents, m.rebuilds, build, gauges{n}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -118,6 +120,7 @@ func (m *metrics) switched(keyspace string, sh *catalog.Shard, took time.Duratio
 func (m *metrics) group(keyspace string, mode consistency.Mode) replication.Metrics {
 	m.moves.WithLabelValues(keyspace)
 	m.lateWrites.WithLabelValues(keyspace)
+	m.rebuilds.WithLabelValues(keyspace)
 	if mode == consistency.Raft {
 		m.handedOver.WithLabelValues(keyspace, "spread")
 		m.handedOver.WithLabelValues(keyspace, "stop")
@@ -153,6 +156,7 @@ var (
 	descBytes      = desc("fulcrum_shard_bytes", "Bytes of keys and values in this node's replicas.", "keyspace")
 	descKeys       = desc("fulcrum_shard_keys", "Keys in this node's replicas, tombstones included.", "keyspace")
 	descCatching   = desc("fulcrum_shard_catching_up", "Replicas here that are receiving their shard and do not answer yet.", "keyspace")
+	descDamaged    = desc("fulcrum_replicas_damaged", "Replicas here whose data on this node's disk is damaged and which are not rebuilt yet.", "keyspace")
 	descFaults     = desc("fulcrum_faults_active", "Injected faults active on this node.", "kind")
 	descFaultHits  = desc("fulcrum_fault_hits_total", "Times that an injected fault acted here: on a message, a clock that was read, a write to disk.", "kind")
 	descSwitching  = desc("fulcrum_mode_switch_in_progress", "1 while the keyspace is being switched to another mode.", "keyspace")
@@ -171,7 +175,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Describe sends every description.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLagSeconds, descLagEntries, descHints, descSiblings, descLeader, descReplicas, descBytes, descKeys,
-		descCatching, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descWatches, descLate} {
+		descCatching, descDamaged, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descWatches, descLate} {
 		ch <- d
 	}
 }
@@ -182,6 +186,7 @@ type sums struct {
 	lag                                      time.Duration
 	behind                                   uint64
 	hints, leaders, replicas, keys, catching int
+	damaged                                  int
 	bytes                                    int64
 }
 
@@ -214,6 +219,11 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 			gauge(descApplied, float64(status.Applied), h.keyspace, groupLabel(h.shard))
 		}
 	}
+	for _, d := range n.store.Damages() {
+		if ref, ok := st.Group(d.Group); ok {
+			by[ref.Keyspace.Name].damaged++
+		}
+	}
 	for name, s := range by {
 		gauge(descLagSeconds, s.lag.Seconds(), name, s.mode)
 		gauge(descLagEntries, float64(s.behind), name, s.mode)
@@ -224,6 +234,7 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		gauge(descBytes, float64(s.bytes), name)
 		gauge(descKeys, float64(s.keys), name)
 		gauge(descCatching, float64(s.catching), name)
+		gauge(descDamaged, float64(s.damaged), name)
 	}
 	for kind, count := range n.faults.Active() {
 		gauge(descFaults, float64(count), kind)

@@ -171,7 +171,7 @@ func Open(opt Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.store, err = storage.Open(storage.Options{Dir: opt.Dir, LogFS: opt.LogFS, ClusterID: opt.ClusterID, Node: opt.Name,
-		Logger: n.log, Registerer: opt.Registry, Disk: n.disk})
+		Logger: n.log, Registerer: opt.Registry, Disk: n.disk, Vital: []fulcrum.GroupID{fulcrum.CatalogGroup, lateGroup}})
 	if err != nil {
 		return nil, err
 	}
@@ -313,7 +313,8 @@ func (n *Node) gossipAddrs() map[fulcrum.NodeID]string {
 
 // Run serves until ctx ends or a part fails. Parts stop in the order that keeps
 // promises: first no new request, then, once those under way are answered and
-// leadership has been handed over, the rest.
+// leadership has been handed over, the rest. It stops in the same way, with ErrReopen,
+// when the node's files were found damaged in a way that only opening them anew can mend.
 func (n *Node) Run(ctx context.Context) error {
 	g, alive := errgroup.WithContext(context.WithoutCancel(ctx))
 	background, stopBackground := context.WithCancel(alive)
@@ -348,7 +349,20 @@ func (n *Node) Run(ctx context.Context) error {
 		n.drain()
 		return err
 	})
-	return g.Wait()
+	var spoilt error
+	g.Go(func() error {
+		select {
+		case <-n.store.Spoilt():
+			spoilt = ErrReopen
+			stopServing()
+		case <-background.Done():
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return spoilt
 }
 
 func (n *Node) serve(ctx context.Context) error {

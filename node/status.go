@@ -17,8 +17,9 @@ import (
 
 // replicaStatus is what a node tells others of one replica that it runs.
 type replicaStatus struct {
-	Epoch  fulcrum.Epoch
-	Status replication.Status
+	Epoch   fulcrum.Epoch
+	Status  replication.Status
+	Damaged string `json:",omitempty"` // it does not run: its data is damaged. Epoch is 0 then
 }
 
 // nodeStatus is the answer to "status".
@@ -28,6 +29,9 @@ func (n *Node) localStatus() nodeStatus {
 	out := nodeStatus{}
 	for _, h := range n.host.all() {
 		out[h.shard] = replicaStatus{Epoch: h.epoch, Status: h.group.Status()}
+	}
+	for _, d := range n.store.Damages() {
+		out[d.Group] = replicaStatus{Damaged: d.Why}
 	}
 	return out
 }
@@ -225,7 +229,7 @@ func shardInfos(ks *catalog.Keyspace, all map[fulcrum.NodeID]nodeStatus) []fulcr
 			info.End = partition.FormatToken(ks.Shards[i+1].Start)
 		}
 		for _, id := range sh.Replicas {
-			r := fulcrum.ReplicaInfo{Node: id}
+			r := fulcrum.ReplicaInfo{Node: id, Damaged: all[id][sh.Group].Damaged}
 			if rs, ok := all[id][sh.Group]; ok && rs.Epoch == sh.Epoch {
 				s := rs.Status
 				r = fulcrum.ReplicaInfo{Node: id, Known: true, Leader: s.IsLeader, CatchingUp: s.CatchingUp, Applied: s.Applied,
@@ -277,6 +281,9 @@ func (n *Node) readyReplicas() fulcrum.Health {
 	h := fulcrum.Health{Check: "replicas"}
 	n.machine.State().Groups(func(ref catalog.ShardRef) {
 		sh := ref.Shard
+		if _, damaged := n.store.Damage(sh.Group); damaged {
+			h.Err = "the data of shard " + strconv.FormatUint(uint64(sh.Group), 10) + " of " + ref.Keyspace.Name + " is damaged here; it is rebuilt from its peers"
+		}
 		if h.Err != "" || sh.Phase != catalog.Active || !sh.Hosts(n.opt.Name) || slices.Contains(sh.Wiped, n.opt.Name) {
 			return
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -144,18 +143,11 @@ func (f *serveFlags) logger() (*slog.Logger, error) {
 }
 
 func serve(ctx context.Context, opt node.Options) error {
-	n, err := node.Open(opt)
-	if err != nil {
-		return err
-	}
-	opt.Logger.Info("node is starting", "node", opt.Name, "version", opt.Version, "redis", opt.RedisAddr, "http", opt.HTTPAddr,
-		"peers", opt.PeerAddr, "gossip", opt.GossipAddr, "data", opt.Dir, "faults_allowed", opt.AllowFaults)
 	beside, stop := context.WithCancel(ctx)
 	var memory sync.WaitGroup
 	memory.Go(func() { giveBack(beside) })
-	err = errors.Join(n.Run(ctx), n.Close())
+	err := node.Serve(ctx, opt)
 	stop()
 	memory.Wait()
-	opt.Logger.Info("node has stopped", "node", opt.Name, "err", err)
 	return err
 }

@@ -114,6 +114,8 @@ func (s clusterStatus) figures(keyspace string) (keys int, leaders, behind strin
 		for _, r := range sh.Replicas {
 			most = max(most, r.Keys)
 			switch {
+			case r.Damaged != "":
+				lag = append(lag, string(r.Node)+" damaged, to be rebuilt")
 			case r.CatchingUp:
 				lag = append(lag, string(r.Node)+" catching up")
 			case r.Behind > 0:

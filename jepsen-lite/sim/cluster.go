@@ -80,6 +80,7 @@ type Cluster struct {
 	lives  int             // processes started so far
 	faults []fulcrum.Fault // injected and not healed: a restarted node gets them again
 	ended  []error         // guarded by mu; what processes ended with, when not killed
+	closed bool            // guarded by mu
 
 	// Guarded by mu: those that may end by themselves without that being a failure of the
 	// cluster, and why. A bad disk excuses that until it is healed and once after it, a
@@ -237,8 +238,8 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.procs[name] != nil {
-		return fmt.Errorf("node %s runs already", name)
+	if c.procs[name] != nil || c.closed {
+		return fmt.Errorf("node %s runs already, or the cluster is closed", name)
 	}
 	c.lives++
 	p := &process{registry: prometheus.NewRegistry(), network: &hostNetwork{Network: c.Network, host: string(name)}, dir: c.Dir(name), done: make(chan struct{})}
@@ -280,6 +281,10 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 		if p.err == nil || p.network.isDown() {
 			return
 		}
+		if errors.Is(p.err, node.ErrReopen) {
+			c.dying.Go(func() { c.reopen(name, p) })
+			return
+		}
 		still := slices.ContainsFunc(c.faults, func(f fulcrum.Fault) bool { return f.Node == name && (f.Fail || f.Full) })
 		switch why := c.mayEnd[name]; {
 		case why == "" && !still:
@@ -289,6 +294,25 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 		}
 	})
 	return nil
+}
+
+// reopen starts a node again, as node.Serve does, unless somebody else has.
+func (c *Cluster) reopen(name fulcrum.NodeID, before *process) {
+	<-before.done
+	time.Sleep(time.Second)
+	c.mu.Lock()
+	still := c.ending[name] == before && !c.closed
+	c.mu.Unlock()
+	if !still {
+		return
+	}
+	if err := c.start(name); err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.procs[name] == nil && !c.closed && c.mayEnd[name] == "" {
+			c.ended = append(c.ended, fmt.Errorf("node %s, opened again: %w", name, err))
+		}
+	}
 }
 
 // Stop ends nodes as SIGTERM does, all at once, and waits for them.
@@ -455,6 +479,7 @@ func (c *Cluster) Heal(ids ...string) error {
 // also says which node ended by itself before, and why.
 func (c *Cluster) Close() error {
 	c.mu.Lock()
+	c.closed = true
 	for _, p := range c.procs {
 		p.stop()
 	}

@@ -402,7 +402,7 @@ func TestSwitchesOfModeUnderWritesLoseAndFailNothing(t *testing.T) {
 	})
 }
 
-// metric is the sum of a counter over its labels.
+// metric is the sum of a counter or a gauge over its labels.
 func metric(t *testing.T, c *sim.Cluster, node fulcrum.NodeID, name string) float64 {
 	t.Helper()
 	families, err := c.Registry(node).Gather()
@@ -413,7 +413,7 @@ func metric(t *testing.T, c *sim.Cluster, node fulcrum.NodeID, name string) floa
 	for _, f := range families {
 		if f.GetName() == name {
 			for _, m := range f.GetMetric() {
-				sum += m.GetCounter().GetValue()
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -79,6 +80,45 @@ func (c *Cluster) FlipBit(name fulcrum.NodeID, seed uint64) error {
 	}
 	c.opt.Logger.Warn("a bit flips", "node", name, "file", path, "at", at)
 	return flip(f, int64(at*float64(st.Size())), bit)
+}
+
+// SpoilLog flips a bit of a text wherever it stands in those files of a node's log whose
+// names end so. The node must not run.
+func (c *Cluster) SpoilLog(name fulcrum.NodeID, end, text string) error {
+	disk, err := c.stopped(name)
+	if err != nil {
+		return err
+	}
+	files, err := logFiles(disk, func(name string) bool { return strings.HasSuffix(name, end) })
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, path := range files {
+		err := patch(disk, path, func(f vfs.File, size int64) error {
+			b := make([]byte, size)
+			if _, err := f.ReadAt(b, 0); err != nil {
+				return err
+			}
+			for at := 0; ; n++ {
+				i := bytes.Index(b[at:], []byte(text))
+				if i < 0 {
+					return nil
+				}
+				if err := flip(f, int64(at+i), 8); err != nil {
+					return err
+				}
+				at += i + len(text)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if n == 0 {
+		return fmt.Errorf("%q is in no file *%s of the log of %s", text, end, name)
+	}
+	return nil
 }
 
 // stopped returns the log's disk of a node that does not run.

@@ -91,9 +91,13 @@ type Shard struct {
 	Phase    Phase
 	Replicas []fulcrum.NodeID
 	Based    []fulcrum.NodeID // replicas that hold this epoch's common starting point
-	Wiped    []fulcrum.NodeID // lost their disk within this epoch: they must not take part in it
+	Wiped    []fulcrum.NodeID // lost their disk, or data on it, within this epoch: they must not take part in it
 	Next     *Next            // while Phase is not Active
 	Attempt  int              // at reconciling, within this epoch: only the last one counts
+
+	// Rebuilds of replicas whose data was damaged, the last one of each node. The map
+	// never changes: a change is a new one.
+	Rebuilds map[fulcrum.NodeID]Rebuild `json:",omitempty"`
 
 	// Leader-follower only: who leads, with which term, in which liveness epoch.
 	Leader      fulcrum.NodeID

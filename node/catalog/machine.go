@@ -27,6 +27,7 @@ type Command struct {
 	Bump           *Bump           `json:",omitempty"`
 	RemoveNode     *RemoveNode     `json:",omitempty"`
 	Late           *Late           `json:",omitempty"`
+	Damaged        *Damaged        `json:",omitempty"`
 }
 
 // CreateKeyspace makes a keyspace and places its shards on the nodes that there are.
@@ -235,6 +236,8 @@ func (s *State) apply(c Command) error {
 		return s.removeNode(*c.RemoveNode)
 	case c.Late != nil:
 		return s.late(*c.Late)
+	case c.Damaged != nil:
+		return s.damaged(*c.Damaged, c.At)
 	}
 	return fulcrum.Errorf(fulcrum.CodeInvalid, "empty catalog command")
 }

@@ -46,7 +46,7 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 	keyspace := rapid.SampledFrom(keyspaceNames).Draw(rt, "keyspace")
 	kinds := []string{"register", "create", "alter", "abort", "drop", "bump", "remove", "forget"}
 	if len(shards) > 0 {
-		kinds = append(kinds, "start", "start", "reconcile", "reconcile", "finish", "finish", "finish", "lead", "late")
+		kinds = append(kinds, "start", "start", "reconcile", "reconcile", "finish", "finish", "finish", "lead", "late", "damaged", "damaged")
 	}
 	kind := rapid.SampledFrom(kinds).Draw(rt, "kind")
 	var sh *Shard
@@ -90,6 +90,9 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 		c.FinishChange = &FinishChange{ShardAt: at1(), Attempt: sh.Attempt, Settled: subset(rt, sh.Replicas, "settled"), Leader: name, LeaderEpoch: st.Nodes[name].Liveness}
 	case "lead":
 		c.SetLeader = &SetLeader{ShardAt: at1(), Leader: name, Term: sh.Term + rapid.Uint64Range(0, 2).Draw(rt, "term"), LeaderEpoch: st.Nodes[name].Liveness}
+	case "damaged":
+		c.Damaged = &Damaged{ShardAt: at1(), Node: name, ID: rapid.SampledFrom([]string{"d1", "d2", "d3"}).Draw(rt, "damage")}
+		c.At = at.Add(time.Duration(rapid.IntRange(0, 48).Draw(rt, "hours")) * time.Hour)
 	case "late":
 		c.Late = &Late{Group: sh.Group, Count: 1}
 	}
@@ -201,7 +204,8 @@ func checkStep(rt *rapid.T, old, now *State, c Command) {
 			if a.Mode != b.Mode || !slices.Equal(a.Replicas, b.Replicas) || !slices.Equal(a.Based, b.Based) {
 				rt.Errorf("shard %d changed within epoch %d: %+v to %+v", a.Group, a.Epoch, a, b)
 			}
-			if b.Term < a.Term || b.Leader != a.Leader && b.Term == a.Term {
+			gone := c.Damaged != nil && c.Damaged.Node == a.Leader && b.Leader == "" && slices.Contains(b.Wiped, a.Leader)
+			if b.Term < a.Term || b.Leader != a.Leader && b.Term == a.Term && !gone {
 				rt.Errorf("shard %d: leader %s of term %d after %s of term %d", a.Group, b.Leader, b.Term, a.Leader, a.Term)
 			}
 		case a.Epoch + 1:
@@ -219,6 +223,9 @@ func checkStep(rt *rapid.T, old, now *State, c Command) {
 			}
 		default:
 			rt.Errorf("shard %d went from epoch %d to %d", a.Group, a.Epoch, b.Epoch)
+		}
+		if c.Damaged != nil && len(b.Wiped) > len(a.Wiped) && (len(b.Wiped) > 1 || len(b.Replicas)-1 < len(b.Replicas)/2+1 || b.Rebuilds[c.Damaged.Node].ID != c.Damaged.ID) {
+			rt.Errorf("shard %d: damage made %v of %v wiped", a.Group, b.Wiped, b.Replicas)
 		}
 		gained := slices.DeleteFunc(append(slices.Clone(b.Replicas), nextOf(b)...), func(id fulcrum.NodeID) bool { return a.Hosts(id) || slices.Contains(nextOf(a), id) })
 		for _, id := range gained {

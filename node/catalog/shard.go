@@ -94,6 +94,7 @@ func (s *State) finishChange(c FinishChange, at time.Time) error {
 	sh.Epoch++
 	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, settled
 	sh.Phase, sh.Next, sh.Wiped, sh.Attempt = Active, nil, nil, 0
+	sh.forgetRebuilds()
 	sh.Leader, sh.Term, sh.LeaderEpoch = "", 0, 0
 	if sh.Mode == consistency.LeaderFollower && sh.Hosts(c.Leader) && slices.Contains(settled, c.Leader) && s.Nodes[c.Leader].Liveness == c.LeaderEpoch {
 		sh.Leader, sh.Term, sh.LeaderEpoch = c.Leader, FirstTerm, c.LeaderEpoch

@@ -158,7 +158,8 @@ func (v *boltFile) verify() error {
 	}
 	for name, m := range v.standings {
 		if err := v.agree(name, m); err != nil {
-			v.damaged[groupOf(name)] = err
+			g, _ := groupOf(name)
+			v.damaged[g] = err
 		}
 	}
 	if v.lost != nil {
@@ -192,19 +193,19 @@ func (v *boltFile) orphans() {
 	}
 	for _, names := range []iter.Seq[string]{maps.Keys(v.buckets), maps.Keys(v.bad)} {
 		for name := range names {
-			if g := groupOf(name); g != 0 && !stands[stateOf(name)] {
+			if g, ok := groupOf(name); ok && !stands[stateOf(name)] {
 				v.damaged[g] = v.lost
 			}
 		}
 	}
 }
 
-// groupOf is the group of a state's bucket; 0 for another name.
-func groupOf(name string) fulcrum.GroupID {
+// groupOf is the group of a state's bucket; false for another name.
+func groupOf(name string) (fulcrum.GroupID, bool) {
 	if len(name) < 17 {
-		return 0
+		return 0, false
 	}
-	return fulcrum.GroupID(binary.BigEndian.Uint64([]byte(name[1:9])))
+	return fulcrum.GroupID(binary.BigEndian.Uint64([]byte(name[1:9]))), true
 }
 
 // meta checks both meta pages, of which the newer counts. A meta is written in one

@@ -28,6 +28,9 @@ type disk struct {
 	mu         sync.Mutex // protects what follows; never held during I/O or a wait
 	failed     error
 	background error // of a flush or compaction, until one succeeds
+	damaged    error // a table of the log, until what is damaged of it was cut out
+	damagedAt  time.Time
+	mended     time.Time // when that was last done
 	begun      map[uint64]time.Time
 	next       uint64
 	stalled    time.Time     // when a sync ended that took longer than stallLimit
@@ -137,6 +140,19 @@ func (d *disk) setBackground(err error) {
 	d.background = err
 }
 
+// setDamaged notes that something in a table of the log is not what was written, or (nil)
+// that it was cut out. A compaction that began before that may tell of it once more.
+func (d *disk) setDamaged(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch now := time.Now(); {
+	case err == nil:
+		d.damaged, d.mended = nil, now
+	case now.Sub(d.mended) > mendGrace:
+		d.damaged, d.damagedAt = err, now
+	}
+}
+
 func (d *disk) health() error {
 	if d.inject != nil {
 		if err := d.inject().err(); err != nil {
@@ -160,6 +176,9 @@ func (d *disk) health() error {
 	}
 	if d.background != nil {
 		return diskError(d.background, "background write")
+	}
+	if d.damaged != nil && time.Since(d.damagedAt) < damageMemory {
+		return diskError(d.damaged, "the log").WithHint("if this does not go by itself: wipe the directory; the node then comes back as a new one and rebuilds from its peers")
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 
@@ -68,6 +69,39 @@ func (s *Store) DropLog(g fulcrum.GroupID, e fulcrum.Epoch) error {
 		s.mu.Unlock()
 	}
 	return err
+}
+
+// Expunge removes all logs of a group that is damaged, so that nothing of them is left in
+// the files: what DropLog removes stays there until a compaction, which has to read it, and
+// cannot.
+func (s *Store) Expunge(ctx context.Context, g fulcrum.GroupID) error {
+	logs, err := s.logsOnDisk()
+	if err != nil {
+		return err
+	}
+	for _, k := range logs {
+		if k.group == g {
+			if err := s.DropLog(g, k.epoch); err != nil {
+				return err
+			}
+		}
+	}
+	s.pipe.Lock()
+	defer s.pipe.Unlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	for _, kind := range []byte{kindRecord, kindBase, kindMeta} {
+		prefix := logKey{group: g}.prefix(kind)[:9] // without the epoch
+		span := pebble.KeyRange{Start: prefix, End: after(prefix)}
+		if err := guard(func() error { return s.db.Excise(ctx, span) }); err != nil {
+			// The damage concerns what is beside it, too: that shows when it is read.
+			s.logger.Warn("what is damaged of the log could not be cut out", "group", g, "err", err)
+			return nil
+		}
+	}
+	s.disk.setDamaged(nil)
+	return nil
 }
 
 func (s *Store) removeLog(key logKey) error {

@@ -30,7 +30,14 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				s.logger.Error("log: background write failed", "err", err)
-				s.disk.setBackground(err)
+				if !pebble.IsCorruptionError(err) { // that is DataCorruption's
+					s.disk.setBackground(err)
+				}
+			},
+			// Pebble would have the process end. But who reads it is refused, compactions
+			// go around it, and it may concern one group alone.
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				s.disk.setDamaged(fmt.Errorf("%s is damaged: %w", info.Path, ErrDamaged))
 			},
 			FlushEnd: func(info pebble.FlushInfo) {
 				if info.Err == nil {

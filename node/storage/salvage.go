@@ -59,7 +59,7 @@ func removeIfThere(path string) error {
 // salvage replaces the engine's file by a copy without what is damaged.
 func (s *Store) salvage(path string, v *boltFile) (*boltFile, error) {
 	for g, err := range v.damaged {
-		if s.vital(g) || g == 0 {
+		if s.vital(g) {
 			return nil, fmt.Errorf("the node's own data (group %d): %w", g, err)
 		}
 	}
@@ -100,7 +100,8 @@ func (s *Store) salvage(path string, v *boltFile) (*boltFile, error) {
 // keeps reports whether a bucket of the first level goes into the copy.
 func (v *boltFile) keeps(name []byte) bool {
 	_, counts := v.standings[string(name)]
-	return counts && v.damaged[groupOf(string(name))] == nil
+	g, _ := groupOf(string(name))
+	return counts && v.damaged[g] == nil
 }
 
 // kept is how many states go into the copy.

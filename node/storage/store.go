@@ -74,6 +74,8 @@ const (
 	overlayLimit       = 64 << 20               // bytes applied and not yet committed, per node
 	stallLimit         = time.Second            // a sync that takes longer is a bad disk
 	stallMemory        = 5 * time.Second        // and stays one for so long
+	damageMemory       = 15 * time.Minute       // a damaged table of the log that nobody met for so long is gone: compactions try every 5
+	mendGrace          = 30 * time.Second       // how long a compaction goes on with what was cut out since
 )
 
 // Store is a node's disk. Its methods may be called from any goroutine; Close
@@ -259,8 +261,14 @@ func notify(signal chan struct{}) {
 }
 
 // Health returns nil, or why the disk is bad: a sync failed, or one has been
-// running for longer than stallLimit or did so a moment ago, or a fault is injected.
-func (s *Store) Health() error { return s.disk.health() }
+// running for longer than stallLimit or did so a moment ago, a fault is injected, or the
+// engine's file is damaged.
+func (s *Store) Health() error {
+	if s.isSpoilt() {
+		return errSpoilt
+	}
+	return s.disk.health()
+}
 
 // Close commits what is applied, syncs the log and releases the directory. Only
 // the first call does so; later ones return its result.
