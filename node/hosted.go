@@ -32,6 +32,15 @@ func (h *hosted) leader() fulcrum.NodeID {
 	return h.group.Status().Leader
 }
 
+// write has the replica here do a write, unless its disk has no room for what it would
+// have to order: then it definitely was not done.
+func (h *hosted) write(ctx context.Context, n *Node, req replication.WriteRequest) (replication.WriteReply, error) {
+	if err := n.store.Room(); err != nil && (h.mode == consistency.Quorum || h.leader() == n.opt.Name) {
+		return replication.WriteReply{}, err
+	}
+	return h.group.Write(ctx, req)
+}
+
 // newest notes an attempt and reports whether no later one was heard of before.
 func (h *hosted) newest(attempt int) bool {
 	for {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"sync"
@@ -56,7 +57,7 @@ func (n *Node) unfit() string {
 	if n.isDraining() {
 		return "it is stopping"
 	}
-	if err := n.store.Health(); err != nil {
+	if err := errors.Join(n.store.Health(), n.store.Room()); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -79,6 +80,10 @@ func (n *Node) runLeaders(ctx context.Context) error {
 		mine := n.leadership()
 		st := n.machine.State()
 		live, known := n.liveNodes()
+		if known && n.store.Room() != nil {
+			n.shed(ctx, st, live)
+			continue
+		}
 		if !known || !n.overFairShare(st, mine) || !seen.news(st.Index, mine.Total, live) {
 			continue
 		}
@@ -87,7 +92,7 @@ func (n *Node) runLeaders(ctx context.Context) error {
 			continue
 		}
 		seen = leadersSeen{}
-		n.move(ctx, m)
+		n.move(ctx, m, "spread")
 	}
 }
 
@@ -211,7 +216,34 @@ func (n *Node) askLeaderships(ctx context.Context, nodes []fulcrum.NodeID) map[f
 	return out
 }
 
-func (n *Node) move(ctx context.Context, m leaderMove) {
+// shed gives away every leadership that another node may take: this one has no room on
+// its disk, and would have to refuse the writes that others can still take.
+func (n *Node) shed(ctx context.Context, st *catalog.State, live []fulcrum.NodeID) {
+	heirs := map[*hosted][]fulcrum.NodeID{}
+	var nodes []fulcrum.NodeID
+	for _, h := range n.host.all() {
+		if h.mode != consistency.Raft {
+			continue
+		}
+		heirs[h] = n.heirs(st, h, live)
+		for _, to := range heirs[h] {
+			if !slices.Contains(nodes, to) {
+				nodes = append(nodes, to)
+			}
+		}
+	}
+	theirs := n.askLeaderships(ctx, nodes)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for h, to := range heirs {
+		i := slices.IndexFunc(to, func(id fulcrum.NodeID) bool { l, ok := theirs[id]; return ok && l.Unfit == "" })
+		if i >= 0 {
+			wg.Go(func() { n.move(ctx, leaderMove{shard: h, to: to[i]}, "disk") })
+		}
+	}
+}
+
+func (n *Node) move(ctx context.Context, m leaderMove, why string) {
 	g, ok := m.shard.group.(*raft.Group)
 	if !ok {
 		return
@@ -222,8 +254,8 @@ func (n *Node) move(ctx context.Context, m leaderMove) {
 		n.log.Info("a leadership was not handed over", "keyspace", m.shard.keyspace, "group", m.shard.shard, "to", m.to, "err", err)
 		return
 	}
-	n.metrics.handedOver.WithLabelValues(m.shard.keyspace, "spread").Inc()
-	n.log.Info("a leadership was handed over to spread them", "keyspace", m.shard.keyspace, "group", m.shard.shard, "to", m.to)
+	n.metrics.handedOver.WithLabelValues(m.shard.keyspace, why).Inc()
+	n.log.Info("a leadership was handed over", "why", why, "keyspace", m.shard.keyspace, "group", m.shard.shard, "to", m.to)
 }
 
 // retire makes the replicas here take no leadership: the node is stopping.

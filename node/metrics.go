@@ -61,7 +61,7 @@ func newMetrics(n *Node) *metrics {
 		lateWrites:    counter("fulcrum_late_writes_total", "Writes of a closed epoch handed over by this node behind a switch.", "keyspace"),
 		switches:      counter("fulcrum_mode_switch_shards_total", "Shards that this node, as controller, brought into another mode.", "keyspace", "to"),
 		switchTime:    histogram("fulcrum_mode_switch_shard_duration_seconds", "Time from fencing a shard to its next epoch.", "keyspace"),
-		handedOver:    counter("fulcrum_leader_handovers_total", "Leaderships of shards that this node gave to another: to spread them, or before it stopped.", "keyspace", "why"),
+		handedOver:    counter("fulcrum_leader_handovers_total", "Leaderships of shards that this node gave to another: to spread them, before it stopped, or because its disk was almost full.", "keyspace", "why"),
 		moves:         counter("fulcrum_shard_moves_total", "Changes of a shard's replicas that this node, as controller, carried out.", "keyspace"),
 		rebuilds:      counter("fulcrum_replica_rebuilds_total", "Replicas of this node that were begun anew because their data on its disk was damaged.", "keyspace"),
 		watchEvents:   counter("fulcrum_watch_events_total", "Changes told to watches on this node.", "keyspace"),
@@ -124,6 +124,7 @@ func (m *metrics) group(keyspace string, mode consistency.Mode) replication.Metr
 	if mode == consistency.Raft {
 		m.handedOver.WithLabelValues(keyspace, "spread")
 		m.handedOver.WithLabelValues(keyspace, "stop")
+		m.handedOver.WithLabelValues(keyspace, "disk")
 	}
 	return groupMetrics{
 		repairs: m.readRepairs.WithLabelValues(keyspace), anti: m.antiEntropy.WithLabelValues(keyspace), lost: m.lost.WithLabelValues(keyspace),

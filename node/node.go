@@ -54,11 +54,12 @@ type Options struct {
 	MaxValue    int  // bytes; default fulcrum.DefaultMaxValue
 	Version     string
 
-	Network  Network              // default: the real one
-	LogFS    vfs.FS               // default: the real disk
-	Registry *prometheus.Registry // default: a new one
-	Logger   *slog.Logger         // default: slog.Default()
-	Now      func() time.Time     // wall clock, before injected skew; default time.Now
+	Network  Network                      // default: the real one
+	LogFS    vfs.FS                       // default: the real disk
+	Room     func() (storage.Room, error) // default: what is free on the real disk; with a LogFS: enough
+	Registry *prometheus.Registry         // default: a new one
+	Logger   *slog.Logger                 // default: slog.Default()
+	Now      func() time.Time             // wall clock, before injected skew; default time.Now
 }
 
 // Network is what a node needs to listen and dial.
@@ -171,7 +172,7 @@ func Open(opt Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.store, err = storage.Open(storage.Options{Dir: opt.Dir, LogFS: opt.LogFS, ClusterID: opt.ClusterID, Node: opt.Name,
-		Logger: n.log, Registerer: opt.Registry, Disk: n.disk, Vital: []fulcrum.GroupID{fulcrum.CatalogGroup, lateGroup}})
+		Logger: n.log, Registerer: opt.Registry, Disk: n.disk, Room: opt.Room, Vital: []fulcrum.GroupID{fulcrum.CatalogGroup, lateGroup}})
 	if err != nil {
 		return nil, err
 	}
@@ -314,7 +315,8 @@ func (n *Node) gossipAddrs() map[fulcrum.NodeID]string {
 // Run serves until ctx ends or a part fails. Parts stop in the order that keeps
 // promises: first no new request, then, once those under way are answered and
 // leadership has been handed over, the rest. It stops in the same way, with ErrReopen,
-// when the node's files were found damaged in a way that only opening them anew can mend.
+// when the node's files were found damaged in a way that only opening them anew can mend;
+// and at once, with ErrReopen too, when a write found the disk full.
 func (n *Node) Run(ctx context.Context) error {
 	g, alive := errgroup.WithContext(context.WithoutCancel(ctx))
 	background, stopBackground := context.WithCancel(alive)
@@ -359,7 +361,11 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err := g.Wait(); err != nil {
+	err := g.Wait()
+	switch {
+	case err != nil && n.store.NoRoom():
+		return fmt.Errorf("%w: %w", ErrReopen, err)
+	case err != nil:
 		return err
 	}
 	return spoilt

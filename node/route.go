@@ -143,7 +143,7 @@ func (n *Node) sendWrite(ctx context.Context, to fulcrum.NodeID, sh *catalog.Sha
 		if err != nil {
 			return replication.WriteReply{}, err
 		}
-		return h.group.Write(ctx, req)
+		return h.write(ctx, n, req)
 	}
 	if err := n.reach(ctx, to); err != nil {
 		return replication.WriteReply{}, err

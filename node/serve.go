@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,6 +45,11 @@ func Serve(ctx context.Context, opt Options) error {
 		pause = min(2*pause, reopenPauseMost)
 		opt.Registry = prometheus.NewRegistry()
 	}
+}
+
+// DiskFull reports whether Open failed because there was no room on the disk.
+func DiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 func serveOnce(ctx context.Context, opt Options) error {

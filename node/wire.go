@@ -118,7 +118,7 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded write: %w", err)
 		}
-		rep, err := h.group.Write(ctx, req)
+		rep, err := h.write(ctx, n, req)
 		return writeAnswer(rep, err), nil
 	case dataRead:
 		req, err := replication.ReadReadRequest(r)

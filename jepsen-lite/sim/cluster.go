@@ -21,6 +21,7 @@ import (
 	"fulcrum"
 	"fulcrum/node"
 	"fulcrum/node/api"
+	"fulcrum/node/storage"
 )
 
 // ClusterID is the identity of every simulated cluster.
@@ -51,6 +52,11 @@ type ClusterOptions struct {
 	// when the power fails. 0 loses all of it. Seed decides which blocks.
 	Torn int
 	Seed uint64
+
+	// LogFS gives a node's log a file system over the one in memory, Room says how much of
+	// its disk is free; nil: none, and enough.
+	LogFS func(name fulcrum.NodeID, disk vfs.FS) vfs.FS
+	Room  func(name fulcrum.NodeID) storage.Room
 
 	Logger *slog.Logger // default: silent
 }
@@ -248,6 +254,12 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 		RedisAddr: addr(name, RedisPort), HTTPAddr: addr(name, HTTPPort), PeerAddr: addr(name, PeerPort), GossipAddr: addr(name, GossipPort),
 		Network: p.network, LogFS: c.disks[name], Registry: p.registry, Logger: c.opt.Logger.With("life", c.lives),
 	}
+	if c.opt.LogFS != nil {
+		opt.LogFS = c.opt.LogFS(name, c.disks[name])
+	}
+	if c.opt.Room != nil {
+		opt.Room = func() (storage.Room, error) { return c.opt.Room(name), nil }
+	}
 	if z := c.opt.Zones; len(z) > 0 {
 		opt.Zone = z[slices.Index(c.names, name)%len(z)]
 	}
@@ -299,19 +311,24 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 // reopen starts a node again, as node.Serve does, unless somebody else has.
 func (c *Cluster) reopen(name fulcrum.NodeID, before *process) {
 	<-before.done
-	time.Sleep(time.Second)
-	c.mu.Lock()
-	still := c.ending[name] == before && !c.closed
-	c.mu.Unlock()
-	if !still {
-		return
-	}
-	if err := c.start(name); err != nil {
+	for {
+		time.Sleep(time.Second)
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.procs[name] == nil && !c.closed && c.mayEnd[name] == "" {
+		gone := c.procs[name] != nil || c.closed || c.ending[name] != nil && c.ending[name] != before
+		c.mu.Unlock()
+		if gone {
+			return
+		}
+		err := c.start(name)
+		if err != nil && node.DiskFull(err) {
+			continue
+		}
+		c.mu.Lock()
+		if err != nil && c.procs[name] == nil && !c.closed && c.mayEnd[name] == "" {
 			c.ended = append(c.ended, fmt.Errorf("node %s, opened again: %w", name, err))
 		}
+		c.mu.Unlock()
+		return
 	}
 }
 

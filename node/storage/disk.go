@@ -187,6 +187,8 @@ func (d *disk) health() error {
 func diskError(err error, format string, args ...any) *fulcrum.Error {
 	e := fulcrum.Errorf(fulcrum.CodeDisk, "%s: %w", fmt.Sprintf(format, args...), err)
 	switch {
+	case errors.Is(err, ErrNoRoom):
+		return e.WithHint("free some space: the node goes on by itself")
 	case errors.Is(err, syscall.ENOSPC):
 		return e.WithHint("free some space, then start the node again")
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EROFS):

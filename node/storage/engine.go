@@ -222,7 +222,7 @@ func (s *Store) update(f func(tx *bbolt.Tx) error) error {
 	}
 	start := time.Now()
 	if err := guard(func() error { return s.bolt.Update(f) }); err != nil {
-		e := *diskError(err, "write to %s", s.bolt.Path())
+		e := *diskError(noRoom(err, !refusedWrite(err)), "write to %s", s.bolt.Path())
 		e.Maybe = true
 		if s.isDamage(err) { // bbolt has undone it: the disk is not to blame for what it was asked to write
 			s.spoil(&e)

@@ -40,7 +40,7 @@ func (f *freezeFS) hide(err error, what, name string) error {
 	if err == nil || !f.armed.Load() {
 		return err
 	}
-	e := *diskError(err, "%s %s", what, name)
+	e := *diskError(noRoom(err, what == "sync" || what == "close"), "%s %s", what, name)
 	e.Maybe = true
 	f.disk.fail(&e)
 	return nil

@@ -38,7 +38,16 @@ func newMetrics(reg prometheus.Registerer, s *Store) (*metrics, error) {
 		}
 		return 1
 	})
-	for _, c := range []prometheus.Collector{m.logSync, m.engine, overlay, healthy} {
+	room := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "fulcrum_storage_disk_low",
+		Help: "1 while the disk has so little room that this node takes no writes of clients.",
+	}, func() float64 {
+		if s.Room() != nil {
+			return 1
+		}
+		return 0
+	})
+	for _, c := range []prometheus.Collector{m.logSync, m.engine, overlay, healthy, room} {
 		if err := reg.Register(c); err != nil {
 			m.unregister()
 			return nil, fulcrum.Errorf(fulcrum.CodeInternal, "register the metrics of storage: %w", err)

@@ -72,6 +72,11 @@ func (l pebbleLogger) Errorf(format string, args ...any) {
 
 func (l pebbleLogger) Fatalf(format string, args ...any) {
 	err := fulcrum.Errorf(fulcrum.CodeDisk, "log in %s: "+format, append([]any{l.s.logDir()}, args...)...)
+	for _, arg := range args {
+		if cause, ok := arg.(error); ok && refusedWrite(cause) {
+			err.Err = noRoom(cause, false)
+		}
+	}
 	l.s.logger.Error("log: fatal", "err", err)
 	l.s.disk.fail(err)
 }

@@ -51,6 +51,10 @@ type Options struct {
 	// Disk tells which faults are injected; it is read at each sync. Nil: none.
 	Disk func() Disk
 
+	// Room tells how much of the disk is free. Nil: what the file system of Dir says, or,
+	// with a LogFS, that there is always enough.
+	Room func() (Room, error)
+
 	// Vital are the groups that no peer can rebuild: where their states are damaged Open
 	// refuses the directory. Of all others it leaves them out, see Damage.
 	Vital []fulcrum.GroupID
@@ -88,6 +92,7 @@ type Store struct {
 
 	disk    *disk
 	spool   *spool
+	room    room
 	db      *pebble.DB
 	synced  *synced
 	bolt    *bbolt.DB
@@ -164,6 +169,10 @@ func Open(opts Options) (_ *Store, err error) {
 
 		damages: map[fulcrum.GroupID]Damage{}, damagedC: make(chan struct{}, 1), hurtC: make(chan struct{}, 1), spoilt: make(chan struct{}),
 	}
+	s.room = room{look: opts.Room, dir: opts.Dir}
+	if opts.Room == nil && opts.LogFS == nil {
+		s.room.look = roomOf(opts.Dir)
+	}
 	s.commitC <- struct{}{}
 	s.syncing, s.unsynced = newCompletions(s), newCompletions(s)
 	defer func() {
@@ -175,6 +184,9 @@ func Open(opts Options) (_ *Store, err error) {
 		return nil, err
 	}
 	if s.id, err = identify(opts.Dir, opts.ClusterID, opts.Node); err != nil {
+		return nil, err
+	}
+	if err = s.room.toStart(); err != nil {
 		return nil, err
 	}
 	if s.spool, err = openSpool(opts.Dir, s.disk); err != nil {
@@ -196,6 +208,7 @@ func Open(opts Options) (_ *Store, err error) {
 	if s.metrics, err = newMetrics(opts.Registerer, s); err != nil {
 		return nil, err
 	}
+	s.lookAtRoom()
 	return s, nil
 }
 
@@ -216,6 +229,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.syncing.serve(ctx) })
 	g.Go(func() error { return s.unsynced.serve(ctx) })
 	g.Go(func() error { return s.mindHurts(ctx) })
+	g.Go(func() error { return s.mindRoom(ctx) })
 	g.Go(func() error {
 		select {
 		case <-s.disk.down:
@@ -259,6 +273,9 @@ func notify(signal chan struct{}) {
 	default:
 	}
 }
+
+// NoRoom reports whether the store failed because its disk was full: see ErrNoRoom.
+func (s *Store) NoRoom() bool { return errors.Is(s.disk.failure(), ErrNoRoom) }
 
 // Health returns nil, or why the disk is bad: a sync failed, or one has been
 // running for longer than stallLimit or did so a moment ago, a fault is injected, or the
