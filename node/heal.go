@@ -33,6 +33,11 @@ func (h *host) heal(ctx context.Context, ref catalog.ShardRef, d storage.Damage)
 	sh, me := ref.Shard, h.n.opt.Name
 	h.stop(sh.Group)
 	if !sh.Hosts(me) {
+		// A copy of the catalog that is behind may not know yet that it has: then the mark is
+		// all that keeps it from an epoch in which it has voted.
+		if behind, err := h.ahead(sh); err != nil || behind {
+			return errors.Join(err, errNotYet)
+		}
 		return h.dropDamaged(ctx, sh.Group)
 	}
 	last := sh.Rebuilds[me]
@@ -94,6 +99,18 @@ func (h *host) waitFor(g fulcrum.GroupID, err error) {
 	if news {
 		h.n.log.Warn("a damaged replica waits to be rebuilt", "group", g, "for", err)
 	}
+}
+
+// ahead reports whether a group has a log here of a later epoch than the catalog's copy
+// knows of. Each epoch has one from before the replica's first word in it.
+func (h *host) ahead(sh *catalog.Shard) (bool, error) {
+	groups, err := h.n.store.Groups()
+	for _, on := range groups {
+		if on.Group == sh.Group && len(on.Epochs) > 0 && on.Epochs[len(on.Epochs)-1] > sh.Epoch {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // rebuild begins the replica anew, in an epoch that it has said nothing in.

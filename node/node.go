@@ -54,13 +54,16 @@ type Options struct {
 	MaxValue    int  // bytes; default fulcrum.DefaultMaxValue
 	Version     string
 
-	Network  Network                      // default: the real one
-	LogFS    vfs.FS                       // default: the real disk
-	Room     func() (storage.Room, error) // default: what is free on the real disk; with a LogFS: enough
-	Registry *prometheus.Registry         // default: a new one
-	Logger   *slog.Logger                 // default: slog.Default()
-	Now      func() time.Time             // wall clock, before injected skew; default time.Now
+	Network  Network              // default: the real one
+	LogFS    vfs.FS               // default: the real disk
+	Room     func() (Room, error) // default: what is free on the real disk; with a LogFS: enough
+	Registry *prometheus.Registry // default: a new one
+	Logger   *slog.Logger         // default: slog.Default()
+	Now      func() time.Time     // wall clock, before injected skew; default time.Now
 }
+
+// Room is how much of a disk is free.
+type Room = storage.Room
 
 // Network is what a node needs to listen and dial.
 type Network interface {
@@ -351,24 +354,19 @@ func (n *Node) Run(ctx context.Context) error {
 		n.drain()
 		return err
 	})
-	var spoilt error
 	g.Go(func() error {
 		select {
 		case <-n.store.Spoilt():
-			spoilt = ErrReopen
 			stopServing()
 		case <-background.Done():
 		}
 		return nil
 	})
 	err := g.Wait()
-	switch {
-	case err != nil && n.store.NoRoom():
-		return fmt.Errorf("%w: %w", ErrReopen, err)
-	case err != nil:
-		return err
+	if n.store.IsSpoilt() || err != nil && n.store.NoRoom() {
+		return errors.Join(ErrReopen, err)
 	}
-	return spoilt
+	return err
 }
 
 func (n *Node) serve(ctx context.Context) error {

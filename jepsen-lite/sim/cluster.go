@@ -21,7 +21,6 @@ import (
 	"fulcrum"
 	"fulcrum/node"
 	"fulcrum/node/api"
-	"fulcrum/node/storage"
 )
 
 // ClusterID is the identity of every simulated cluster.
@@ -56,7 +55,7 @@ type ClusterOptions struct {
 	// LogFS gives a node's log a file system over the one in memory, Room says how much of
 	// its disk is free; nil: none, and enough.
 	LogFS func(name fulcrum.NodeID, disk vfs.FS) vfs.FS
-	Room  func(name fulcrum.NodeID) storage.Room
+	Room  func(name fulcrum.NodeID) node.Room
 
 	Logger *slog.Logger // default: silent
 }
@@ -258,7 +257,7 @@ func (c *Cluster) start(name fulcrum.NodeID) error {
 		opt.LogFS = c.opt.LogFS(name, c.disks[name])
 	}
 	if c.opt.Room != nil {
-		opt.Room = func() (storage.Room, error) { return c.opt.Room(name), nil }
+		opt.Room = func() (node.Room, error) { return c.opt.Room(name), nil }
 	}
 	if z := c.opt.Zones; len(z) > 0 {
 		opt.Zone = z[slices.Index(c.names, name)%len(z)]

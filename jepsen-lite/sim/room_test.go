@@ -14,8 +14,8 @@ import (
 
 	"fulcrum"
 	"fulcrum/jepsen-lite/sim"
+	"fulcrum/node"
 	"fulcrum/node/api"
-	"fulcrum/node/storage"
 )
 
 // A node whose disk is full leaves, comes back by itself when there is room, and has
@@ -31,11 +31,11 @@ func TestAFullDiskComesBack(t *testing.T) {
 			return nil
 		}))
 	}
-	room := func(name fulcrum.NodeID) storage.Room {
+	room := func(name fulcrum.NodeID) node.Room {
 		if name == "n2" && full.Load() {
-			return storage.Room{Total: 1 << 30}
+			return node.Room{Total: 1 << 30}
 		}
-		return storage.Room{Free: 1 << 29, Total: 1 << 30}
+		return node.Room{Free: 1 << 29, Total: 1 << 30}
 	}
 	inBubble(t, sim.ClusterOptions{Nodes: 3, LogFS: over, Room: room}, func(t *testing.T, c *sim.Cluster) {
 		for name, mode := range modes {
@@ -78,11 +78,11 @@ func TestWritesAreRefusedBeforeADiskIsFull(t *testing.T) {
 	const mib = 1 << 20
 	var low [3]atomic.Bool
 	names := []fulcrum.NodeID{"n1", "n2", "n3"}
-	room := func(name fulcrum.NodeID) storage.Room {
+	room := func(name fulcrum.NodeID) node.Room {
 		if low[slices.Index(names, name)].Load() {
-			return storage.Room{Free: 10 * mib, Total: 1000 * mib}
+			return node.Room{Free: 10 * mib, Total: 1000 * mib}
 		}
-		return storage.Room{Free: 500 * mib, Total: 1000 * mib}
+		return node.Room{Free: 500 * mib, Total: 1000 * mib}
 	}
 	inBubble(t, sim.ClusterOptions{Nodes: 3, Room: room}, func(t *testing.T, c *sim.Cluster) {
 		for name, mode := range modes {

@@ -147,7 +147,8 @@ func (s *Store) spoil(err error) {
 	})
 }
 
-func (s *Store) isSpoilt() bool {
+// IsSpoilt reports whether Spoilt is closed.
+func (s *Store) IsSpoilt() bool {
 	select {
 	case <-s.spoilt:
 		return true

@@ -200,7 +200,7 @@ func (s *Store) token(ctx context.Context) error {
 		return ctx.Err()
 	}
 	err := s.usable()
-	if err == nil && s.isSpoilt() {
+	if err == nil && s.IsSpoilt() {
 		err = errSpoilt
 	}
 	if err != nil {

@@ -281,7 +281,7 @@ func (s *Store) NoRoom() bool { return errors.Is(s.disk.failure(), ErrNoRoom) }
 // running for longer than stallLimit or did so a moment ago, a fault is injected, or the
 // engine's file is damaged.
 func (s *Store) Health() error {
-	if s.isSpoilt() {
+	if s.IsSpoilt() {
 		return errSpoilt
 	}
 	return s.disk.health()
@@ -298,7 +298,7 @@ func (s *Store) Abandon() error { return s.shut(false) }
 func (s *Store) shut(flush bool) error {
 	s.closeOnce.Do(func() {
 		var err error
-		if flush && s.disk.failure() == nil && !s.isSpoilt() {
+		if flush && s.disk.failure() == nil && !s.IsSpoilt() {
 			err = s.commitStates(context.Background(), nil)
 			err = errors.Join(err, s.cut(context.Background()), s.syncLazy(context.Background()))
 		}
