@@ -23,9 +23,9 @@ type Room struct{ Free, Total uint64 }
 // what it cannot refuse: terms and votes, the catalog, entries of shards that others lead,
 // commits of the engine, and a start, each of which would fail the store on a full disk.
 const (
-	reserveShare = 100 // one part of so many of the disk
+	reserveShare = 1000 // one part of so many of the disk
 	reserveLeast = 64 << 20
-	reserveMost  = 4 << 30 // a share of a large disk would be more than it takes
+	reserveMost  = 1 << 30 // a share of a large disk would be more than it takes
 	startNeeds   = 32 << 20
 	roomEvery    = time.Second
 )

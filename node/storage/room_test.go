@@ -27,8 +27,8 @@ func TestReserve(t *testing.T) {
 		want  uint64
 	}{
 		{"a small disk keeps 64 MiB", gib, false, 64 * mib},
-		{"a larger one a hundredth", 100 * gib, false, gib},
-		{"a huge one no more than it takes", 100_000 * gib, false, 4 * gib},
+		{"a larger one a thousandth", 500 * gib, false, 512 * mib},
+		{"a huge one no more than it takes", 100_000 * gib, false, gib},
 		{"and a quarter more before writes are taken again", gib, true, 80 * mib},
 	} {
 		if got := (Room{Total: tt.total}).reserve(tt.low); got != tt.want {
