@@ -259,6 +259,7 @@ func TestPeers(t *testing.T) {
 		}
 		_, _ = a.Call(within(t, 3*time.Second), "b", chHang, nil) // long enough for a ping; its outcome is tested above
 		_, _ = a.Call(within(t, time.Second), "c", chEcho, nil)
+		time.Sleep(100 * time.Millisecond) // on the second pings are due, and one may be queued
 		peers := a.Peers()
 		if len(peers) != 2 || peers[0].Node != "b" || peers[1].Node != "c" {
 			t.Fatalf("Peers = %+v, want b and c", peers)
