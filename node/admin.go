@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"fulcrum"
 	"fulcrum/node/catalog"
 	"fulcrum/replication"
 	"fulcrum/replication/leaderfollower"
+	"fulcrum/replication/raft"
 )
 
 // adminRequest is what nodes ask of each other beside keys: one Do, with the
@@ -52,6 +54,8 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "propose":
 		result, err := n.catalog.Propose(ctx, req.Command)
 		return catalogResult(result, err)
+	case "born":
+		return n.born(), nil
 	case "status":
 		return n.localStatus(), nil
 	case "leads":
@@ -115,13 +119,25 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node) error {
 		}
 		return fulcrum.Errorf(fulcrum.CodeUnavailable, "whether another %s is running will be known in %s", node.Name, takeoverTime)
 	}
+	newDisk := known && old.Incarnation != node.Incarnation
+	if newDisk && n.inCatalog(node.Name) {
+		// Before the catalog takes its new data directory for the one that it has: see admitted.
+		if err := n.catalog.RemoveServer(ctx, node.Name); err != nil {
+			return err
+		}
+	}
 	if _, err := n.propose(ctx, catalog.Command{Register: &node}); err != nil {
 		return err
 	}
-	if !node.Voter {
+	if !n.inCatalog(node.Name) {
 		return n.catalog.AddNonvoter(ctx, node.Name)
 	}
 	return nil
+}
+
+// inCatalog reports whether a node is a member of the catalog's group.
+func (n *Node) inCatalog(id fulcrum.NodeID) bool {
+	return slices.ContainsFunc(n.catalog.Servers(), func(s raft.Server) bool { return s.Node == id })
 }
 
 // propose changes the catalog, through its leader wherever that is. It returns

@@ -97,6 +97,7 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 		}
 	}
 	c.forgetRemoved(ctx, g, st)
+	c.restoreVoters(ctx, g, st)
 }
 
 // start runs one step for a shard unless one is under way or the bound is reached:
@@ -457,6 +458,17 @@ func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *c
 			_, err := c.n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: id, Forget: true}})
 			return err
 		})
+	}
+}
+
+// restoreVoters gives voters of the catalog that lost their disk, and their vote with it
+// (takeIn), the vote back, once they have caught up.
+func (c *controller) restoreVoters(ctx context.Context, g *errgroup.Group, st *catalog.State) {
+	for _, server := range c.n.catalog.Servers() {
+		n, known := st.Nodes[server.Node]
+		if known && n.Voter && !n.Removing && !server.Voter && !c.n.lives.expired(n.Name) {
+			c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error { return c.n.catalog.AddVoter(ctx, n.Name) })
+		}
 	}
 }
 

@@ -272,8 +272,11 @@ func (n *Node) runRegister(ctx context.Context) error {
 	var namesake time.Time // since when a leader of our name is all that others know
 	for {
 		done, err := n.register(ctx, me)
-		if done || ctx.Err() != nil {
+		switch {
+		case done:
 			return err
+		case ctx.Err() != nil:
+			return nil
 		}
 		switch {
 		case !errors.Is(err, errNamesake):
@@ -311,8 +314,12 @@ func (n *Node) register(ctx context.Context, me catalog.Node) (done bool, err er
 	}
 	if err != nil {
 		n.log.Debug("not registered yet", "err", err)
+		return false, err
 	}
-	return false, err
+	if err := n.admit(); err != nil {
+		return true, err
+	}
+	return false, nil
 }
 
 func (n *Node) setActor(actor uint32) {

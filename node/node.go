@@ -15,6 +15,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -155,6 +156,9 @@ type Node struct {
 	mu       sync.Mutex
 	draining bool   // guarded by mu
 	actor    uint32 // guarded by mu; 0 until the catalog has taken this node in
+
+	takesPart atomic.Bool // in the catalog's group: see admitted
+	admitting sync.Mutex  // held while that is written down
 }
 
 // Open takes the ports and the data directory, and reads what is there. It starts
@@ -226,6 +230,10 @@ func (n *Node) restore() error {
 	}
 	if me, ok := n.machine.State().Nodes[n.opt.Name]; ok && me.Incarnation == n.store.Identity().Incarnation {
 		n.actor = me.Actor
+		n.takesPart.Store(true)
+	}
+	if n.store.Identity().Admitted {
+		n.takesPart.Store(true)
 	}
 	if saved == nil && len(n.opt.Initial) == 0 && len(n.opt.Join) == 0 {
 		return fmt.Errorf("data directory %s is new: give --initial-nodes for a new cluster, or --join to enter a running one", n.opt.Dir)
@@ -332,7 +340,7 @@ func (n *Node) Run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"storage", n.store.Run}, {"peers", n.peers.Run}, {"catalog", n.catalog.Run}, {"gossip", n.members.Run},
-		{"registration", n.runRegister}, {"liveness", n.runLease}, {"groups", n.host.Run}, {"controller", n.runController}, {"leadership", n.runLeaders},
+		{"birth", n.runBirth}, {"registration", n.runRegister}, {"liveness", n.runLease}, {"groups", n.host.Run}, {"controller", n.runController}, {"leadership", n.runLeaders},
 		{"late writes", n.late.Run}, {"catalog copy", n.runCatalogCopy},
 	} {
 		g.Go(func() error {

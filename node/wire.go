@@ -24,19 +24,33 @@ const (
 type catalogPeers struct{ n *Node }
 
 func (p catalogPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
+	if !p.n.admitted() {
+		return nil, errNotAdmitted
+	}
 	return p.n.peers.Call(ctx, to, chCatalog, msg)
 }
 
 // Go implements replication.AsyncPeers.
 func (p catalogPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done func([]byte, error)) {
+	if !p.n.admitted() {
+		done(nil, errNotAdmitted)
+		return
+	}
 	p.n.peers.Go(to, chCatalog, msg, timeout, done)
 }
 
 func (n *Node) handleCatalogAsync(from fulcrum.NodeID, msg []byte, _ time.Time, answer func([]byte, error)) bool {
+	if !n.admitted() {
+		answer(nil, errNotAdmitted)
+		return true
+	}
 	return n.catalog.HandleAsync(from, msg, answer)
 }
 
 func (n *Node) handleCatalog(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	if !n.admitted() {
+		return nil, errNotAdmitted
+	}
 	return n.catalog.Handle(ctx, from, msg)
 }
 

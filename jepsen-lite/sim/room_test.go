@@ -92,6 +92,9 @@ func TestWritesAreRefusedBeforeADiskIsFull(t *testing.T) {
 			}
 		}
 		was := raftLeader(c, "cp")
+		for ; was == ""; was = raftLeader(c, "cp") { // it may just be handed over, to spread leaders
+			time.Sleep(50 * time.Millisecond)
+		}
 		low[slices.Index(names, was)].Store(true)
 		time.Sleep(10 * time.Second)
 		if now := raftLeader(c, "cp"); now == was {

@@ -20,7 +20,8 @@ type Identity struct {
 	ClusterID   string         `json:"cluster_id"`
 	Node        fulcrum.NodeID `json:"node"`
 	Incarnation string         `json:"incarnation"`
-	Fresh       bool           `json:"-"` // this Open made it
+	Admitted    bool           `json:"admitted,omitempty"` // it may have taken part in the catalog's group
+	Fresh       bool           `json:"-"`                  // this Open made it
 }
 
 const (
@@ -101,6 +102,13 @@ func identify(dir, cluster string, node fulcrum.NodeID) (Identity, error) {
 			WithHint("start it with --name %s, or give this node another --data", id.Node)
 	}
 	return id, nil
+}
+
+// Admit notes for good that the node takes part in the catalog's group from now on.
+func (s *Store) Admit() error {
+	id := s.id
+	id.Admitted = true
+	return writeIdentity(s.opts.Dir, filepath.Join(s.opts.Dir, identityFile), id)
 }
 
 // writeIdentity leaves either no file or a whole one, whenever the power fails.
