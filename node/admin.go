@@ -54,6 +54,8 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "propose":
 		result, err := n.catalog.Propose(ctx, req.Command)
 		return catalogResult(result, err)
+	case "applied":
+		return n.catalog.Applied(), nil
 	case "born":
 		return n.born(), nil
 	case "status":

@@ -467,9 +467,20 @@ func (c *controller) restoreVoters(ctx context.Context, g *errgroup.Group, st *c
 	for _, server := range c.n.catalog.Servers() {
 		n, known := st.Nodes[server.Node]
 		if known && n.Voter && !n.Removing && !server.Voter && !c.n.lives.expired(n.Name) {
-			c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error { return c.n.catalog.AddVoter(ctx, n.Name) })
+			c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error { return c.restoreVoter(ctx, n.Name) })
 		}
 	}
+}
+
+// restoreVoter does nothing, until a later round, while the node has not caught up: with
+// its vote it would hold commits up.
+func (c *controller) restoreVoter(ctx context.Context, id fulcrum.NodeID) error {
+	all := c.n.catalog.Applied()
+	has, err := ask[uint64](ctx, c.n, id, adminRequest{Do: "applied"})
+	if err != nil || has < all {
+		return err
+	}
+	return c.n.catalog.AddVoter(ctx, id)
 }
 
 // replaceVoter gives the catalog another voter before one of its voters leaves, if
