@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -212,6 +213,26 @@ func (s *Store) markHurt() error {
 		}
 	}
 	return nil
+}
+
+// tableGrace is how long after a damaged table of the log was met it is judged.
+const tableGrace = 3 * time.Second
+
+// judgeTables fails the store for a damaged table of the log, unless it is a damaged
+// group's: then that waits to be rebuilt, and Expunge cuts the damage out, or fails the
+// store if it cannot. Otherwise nobody would, and each compaction would meet it again.
+func (s *Store) judgeTables(context.Context) error {
+	if err := s.disk.tableDamage(); err != nil && len(s.Damages()) == 0 {
+		return s.unreadable(err)
+	}
+	return nil
+}
+
+// unreadable fails the store, as its log can be read no more by whom all groups depend on.
+func (s *Store) unreadable(err error) error {
+	e := diskError(err, "a table of the log in %s is damaged, and not one replica's records alone", s.logDir()).WithHint("%s", restoreHint)
+	s.disk.fail(e)
+	return e
 }
 
 // sound reports whether nothing is wrong with a record, or it is wanted no more.

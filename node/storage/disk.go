@@ -153,6 +153,13 @@ func (d *disk) setDamaged(err error) {
 	}
 }
 
+// tableDamage is what setDamaged noted last.
+func (d *disk) tableDamage() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.damaged
+}
+
 func (d *disk) health() error {
 	if d.inject != nil {
 		if err := d.inject().err(); err != nil {

@@ -32,6 +32,9 @@ func (s *Store) logsOnDisk() ([]logKey, error) {
 			ok = next != nil && it.SeekGE(next)
 		}
 		if err := it.Close(); err != nil {
+			if s.isDamage(err) {
+				return nil, s.unreadable(err)
+			}
 			return nil, diskError(err, "list the logs in %s", s.logDir())
 		}
 	}
@@ -95,9 +98,7 @@ func (s *Store) Expunge(ctx context.Context, g fulcrum.GroupID) error {
 		prefix := logKey{group: g}.prefix(kind)[:9] // without the epoch
 		span := pebble.KeyRange{Start: prefix, End: after(prefix)}
 		if err := guard(func() error { return s.db.Excise(ctx, span) }); err != nil {
-			// The damage concerns what is beside it, too: that shows when it is read.
-			s.logger.Warn("what is damaged of the log could not be cut out", "group", g, "err", err)
-			return nil
+			return s.unreadable(err) // what is beside it is damaged, too
 		}
 	}
 	s.disk.setDamaged(nil)

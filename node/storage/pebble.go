@@ -16,6 +16,7 @@ import (
 // pebbleOptions keeps pebble small: a log is written once, read seldom and cut
 // soon, so most records die in the memtable that took them.
 func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
+	turns := &compactions{}
 	o := &pebble.Options{
 		FS:                          fs,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
@@ -29,15 +30,17 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		Logger:             pebbleLogger{s},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
+				turns.fail()
 				s.logger.Error("log: background write failed", "err", err)
 				if !pebble.IsCorruptionError(err) { // that is DataCorruption's
 					s.disk.setBackground(err)
 				}
 			},
-			// Pebble would have the process end. But who reads it is refused, compactions
-			// go around it, and it may concern one group alone.
+			// Pebble would have the process end. But who reads it is refused, and it may
+			// concern one group alone: see judgeTables.
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				s.disk.setDamaged(fmt.Errorf("%s is damaged: %w", info.Path, ErrDamaged))
+				notify(s.tableC)
 			},
 			FlushEnd: func(info pebble.FlushInfo) {
 				if info.Err == nil {
@@ -46,12 +49,8 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 			},
 		},
 	}
-	// Ten times a second pebble's own scheduler looks whether more compactions may run at
-	// a time than before. Here it is always one: it starts after a flush or a compaction
-	// that makes it due, or when the one before it is done, and the same scheduler without
-	// that clock misses none. (Its name says what pebble uses it for; it is no stub.)
 	o.CompactionConcurrencyRange = func() (int, int) { return 1, 1 }
-	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
+	o.Experimental.CompactionScheduler = turns
 	return o
 }
 

@@ -109,6 +109,7 @@ type Store struct {
 	syncedC chan struct{}
 	dirtyC  chan struct{}
 	muchC   chan struct{} // more than commitBytes wait
+	tableC  chan struct{} // a damaged table of the log was met
 	readC   chan struct{} // somebody has read the engine's file
 	commitC chan struct{} // holds one token: whoever has it may write to bolt
 
@@ -161,6 +162,7 @@ func Open(opts Options) (_ *Store, err error) {
 		syncedC: make(chan struct{}, 1),
 		dirtyC:  make(chan struct{}, 1),
 		muchC:   make(chan struct{}, 1),
+		tableC:  make(chan struct{}, 1),
 		readC:   make(chan struct{}, 1),
 		commitC: make(chan struct{}, 1),
 		logs:    map[logKey]*groupLog{},
@@ -229,6 +231,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g.Go(func() error { return s.syncing.serve(ctx) })
 	g.Go(func() error { return s.unsynced.serve(ctx) })
 	g.Go(func() error { return s.mindHurts(ctx) })
+	g.Go(func() error { return s.pace(ctx, s.tableC, nil, tableGrace, s.judgeTables) })
 	g.Go(func() error { return s.mindRoom(ctx) })
 	g.Go(func() error {
 		select {
