@@ -2,8 +2,10 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,8 +69,11 @@ func TestADamagedTableOfSeveralGroupsFailsTheStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := options(t.TempDir(), vfs.NewMem())
 			s := open(t, o)
-			ran := make(chan error, 1)
-			go func() { ran <- s.Run(t.Context()) }()
+			ctx, cancel := context.WithCancel(t.Context())
+			var run sync.WaitGroup
+			run.Go(func() { _ = s.Run(ctx) }) // what it returns is that failure, if it notices it before it is to end
+			defer run.Wait()
+			defer cancel()
 			for g := range fulcrum.GroupID(3) {
 				must(t, mustLog(t, s, g+1, 1, Memory).SetMeta(map[string][]byte{"k": []byte(text)}))
 			}
