@@ -9,9 +9,9 @@ import (
 )
 
 // A voter of the catalog that lost its disk has forgotten votes and acknowledgements.
-// Raft takes it for one that never gave any (Ongaro's thesis, 11.7.2: a server's identity
-// is its log): with its vote a replica that lacks what was committed could be elected. So a node
-// whose data directory is new neither says nor hears anything of the catalog's group
+// With its vote a replica that lacks what was committed could be elected: who lost what
+// it had persisted must not come back under its old identity, but as a new member
+// (Ongaro's thesis, 3.8). So a node whose data directory is new neither says nor hears anything of the catalog's group
 // until one of two is known:
 //
 //   - the catalog's leader has taken it in. It has then committed, without this node, a
@@ -26,7 +26,9 @@ import (
 //
 // Invariant: whoever takes part has either never taken part before, or has the data
 // directory with which it did, or has no vote in any configuration that a majority of the
-// voters without it knows.
+// voters without it knows. One gap is left: a first voter that loses its disk between its
+// first vote and its first registration, moments after birth, is unknown to the catalog, and
+// taken for one that starts late.
 
 // birthPatience is how long a node that sees a majority of the first voters without a
 // catalog waits for the others to say so, too. They may be down.
