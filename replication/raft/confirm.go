@@ -41,6 +41,9 @@ import (
 // for the read index. It is never the commit index itself: no-ops and configurations
 // never reach the machine.
 //
+// A voter may say its term unasked, with what makes the round begin (readindex.go): what
+// counts is that it said so after the reads had arrived.
+//
 // The answer carries the question's nonce, so a late answer to an earlier round is
 // never counted in this one (etcd#20418).
 

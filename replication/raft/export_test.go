@@ -86,3 +86,9 @@ func IsHeartbeat(msg []byte) bool { return len(msg) > 0 && msg[0] == msgBeat }
 
 // TimeoutNow is the message that makes a voter ask for an election at once.
 func TimeoutNow() []byte { return []byte{msgTimeoutNow} }
+
+// Question is what a replica in a term asks its leader before a linearizable read.
+func Question(nonce, term uint64) []byte { return uvarints([]byte{msgReadIndex}, nonce, term) }
+
+// Term is the term that the replica is in.
+func (g *Group) Term() uint64 { return g.core.instance.Load().term() }

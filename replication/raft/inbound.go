@@ -31,7 +31,7 @@ func (c *core) take(from fulcrum.NodeID, msg []byte, answer func([]byte, error))
 	case msgConfirm:
 		answer(c.answerConfirm(in, from, fulcrum.NewReader(msg[1:])))
 	case msgReadIndex:
-		c.takeReadIndex(fulcrum.NewReader(msg[1:]), answer)
+		c.takeReadIndex(from, fulcrum.NewReader(msg[1:]), answer)
 	default:
 		return false
 	}

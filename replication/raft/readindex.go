@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,11 @@ import (
 // index (confirm.go). One question serves all reads that had arrived here when it
 // left, and the leader begins a round for it after it has come in: so the round began
 // after those reads. The question carries a nonce, and its answer repeats it.
+//
+// The question says, too, which term its sender is in: what a voter would answer in the
+// round, said after the reads had arrived. Where the sender and the leader are a majority
+// of the voters, that is the whole round, and the leader answers at once (vouched). So
+// in a group of three a read on a follower costs one message there and one back.
 //
 // The replica needs the commit index, too, to know that it may apply what its log
 // holds. The leader's next message would tell, but an idle leader does not hurry; so
@@ -62,7 +68,7 @@ func (c *core) confirmLoop(ctx context.Context, in *instance) {
 // askLoop asks the leader, for all reads that wait at the time.
 func (c *core) askLoop(ctx context.Context, in *instance) {
 	c.shareRounds(ctx, c.asks, func(ctx context.Context, _ bool) (confirmation, bool) {
-		r := c.askLeader(ctx)
+		r := c.askLeader(ctx, in)
 		if r.err == nil {
 			c.proofs.add(r)
 			c.learn(in, r)
@@ -72,7 +78,7 @@ func (c *core) askLoop(ctx context.Context, in *instance) {
 }
 
 // askLeader asks once.
-func (c *core) askLeader(ctx context.Context) confirmation {
+func (c *core) askLeader(ctx context.Context, in *instance) confirmation {
 	leader, self := c.leader()
 	if self || leader == "" {
 		return confirmation{err: c.notLeader("no other replica is known to lead")}
@@ -84,7 +90,7 @@ func (c *core) askLeader(ctx context.Context) confirmation {
 	defer cancel()
 	nonce := c.nonces.Add(1)
 	at := time.Now() // before the question leaves
-	b, err := c.env.Peers.Call(callCtx, leader, uvarints([]byte{msgReadIndex}, nonce))
+	b, err := c.env.Peers.Call(callCtx, leader, uvarints([]byte{msgReadIndex}, nonce, in.term()))
 	if err != nil {
 		return confirmation{err: c.unconfirmed(leader, err)}
 	}
@@ -137,14 +143,14 @@ func openReadIndex(b []byte) (readIndexAnswer, error) {
 	return decodeReadIndex(r)
 }
 
-// takeReadIndex answers a replica's question after a round that begins now.
-func (c *core) takeReadIndex(r *fulcrum.Reader, answer func([]byte, error)) {
-	nonce := r.Uvarint()
+// takeReadIndex answers a replica's question, at once or after a round that begins now.
+func (c *core) takeReadIndex(from fulcrum.NodeID, r *fulcrum.Reader, answer func([]byte, error)) {
+	nonce, term := r.Uvarint(), r.Uvarint()
 	if err := finish(r); err != nil {
 		answer(nil, fulcrum.AsError(err))
 		return
 	}
-	c.roundFor(func(round confirmation) {
+	tell := func(round confirmation) {
 		switch {
 		case round.err != nil:
 			answer(nil, round.err)
@@ -154,7 +160,40 @@ func (c *core) takeReadIndex(r *fulcrum.Reader, answer func([]byte, error)) {
 			answer(readIndexAnswer{nonce: nonce, term: round.term, index: round.index, commit: round.commit.index,
 				commitTerm: round.commit.term, acks: uint64(round.acks), need: uint64(round.need)}.encode(), nil)
 		}
-	})
+	}
+	if round, ok := c.vouched(from, term); ok {
+		tell(round)
+		return
+	}
+	c.roundFor(tell)
+}
+
+// vouched is the round of a question whose sender was in term when it asked, if it and
+// this leader are a majority: then both have said so after the reads had arrived, which
+// is all that a round asks of a majority (confirm.go). The leader must have passed its
+// barrier, and looks at its own term before its commit index. It is no proof for the
+// leader's own bounded reads (proofs): the sender spoke at a time that only it knows.
+func (c *core) vouched(from fulcrum.NodeID, term uint64) (r confirmation, ok bool) {
+	in := c.instance.Load()
+	if in == nil {
+		return r, false
+	}
+	v := in.view.Load()
+	_, self := c.leading(in)
+	if !self || v.Role != protocol.Leader || in.applied.Load() < v.first {
+		return r, false
+	}
+	if v.Term != term && !mutant.On("question-of-any-term") { // mutant: has elected nobody else, as far as it knows
+		return r, false
+	}
+	voters := v.conf.Voters()
+	r = confirmation{term: v.Term, leader: c.env.Node, acks: 2, need: len(voters)/2 + 1}
+	if r.acks < r.need || !slices.Contains(voters, from) || !slices.Contains(voters, c.env.Node) {
+		return r, false
+	}
+	r.commit.index = in.commit.Load()
+	r.index, r.commit.term = c.readIndex(r.commit.index)
+	return r, true
 }
 
 // roundFor tells the outcome of a confirmation round that begins from now on.

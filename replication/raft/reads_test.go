@@ -355,6 +355,9 @@ func TestBoundedReadsAreProvedOrRefused(t *testing.T) {
 		if err != nil || got != "old" || out.Staleness != 0 || out.Needed != 2 {
 			t.Fatalf("the first bounded read: %q, %+v, %v; want one like a linearizable read", got, out, err)
 		}
+		if got, out, err = readAll(c, a, "k", boundedBy(time.Second), replication.Position{}); err != nil || got != "old" || out.Needed != 2 {
+			t.Fatalf("the leader's first bounded read: %q, %+v, %v; it cannot rest on when the follower asked", got, out, err)
+		}
 		proved := time.Now()
 		c.Net.Isolate(f)
 		mustPut(t, c, a, "k", "new")
