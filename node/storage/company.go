@@ -15,8 +15,8 @@ type company struct {
 }
 
 const (
-	restEach = time.Millisecond // for each other that is usually met
-	restMost = 2 * time.Millisecond
+	restEach = 500 * time.Microsecond // for each other that is usually met
+	restMost = 500 * time.Microsecond
 )
 
 func (c *company) enter() {
