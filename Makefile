@@ -7,7 +7,7 @@ COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 PKGS    := ./...
 
-.PHONY: help build up down test check race bench peers soak fuzz mutants mutants-smoke clean
+.PHONY: help build up down test check race bench peers growth soak fuzz mutants mutants-smoke clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: ## Go benchmarks, compared by benchstat with the last run's if there is o
 PEERS ?=
 peers: build ## fulcrum beside etcd and Redis, side by side in one run: about ten minutes, on an idle machine (PEERS="--help" for less)
 	@$(GO) run ./bench/peers $(PEERS)
+
+growth: build ## what fulcrum costs as keys, values, shards and nodes grow: about half an hour, on an idle machine (GROWTH="--help" for less)
+	@$(GO) run ./bench/growth $(GROWTH)
 
 FUZZTIME ?= 20s
 fuzz: ## every fuzz target for FUZZTIME (20s) each

@@ -74,8 +74,11 @@ var house = map[string]imports{
 	"lab":    {house: []string{"", "consistency", "client"}, library: []string{xsync}},
 	"bench":  {house: []string{""}, library: []string{"github.com/HdrHistogram/hdrhistogram-go"}},
 
-	// Measures fulcrum beside other stores, which are driven by modules of their own.
-	"bench/peers": {house: []string{"bench", "local"}},
+	// Measure fulcrum as things grow, and beside other stores, which are driven by modules of
+	// their own.
+	"bench/peers":   {house: []string{"bench", "bench/figures", "local"}},
+	"bench/growth":  {house: []string{"", "bench", "bench/figures", "local"}},
+	"bench/figures": {},
 
 	// Judges histories; pure.
 	"jepsen-lite/history": {house: []string{"", "consistency"}},
