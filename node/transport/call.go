@@ -176,14 +176,56 @@ func (t *Transport) handle(w *wire, f frame) {
 		w.answer(f.id, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is stopping", t.o.Node))
 		return
 	}
-	go func() { // owned by t.handling, which Run waits for
-		defer t.handling.Done()
-		defer w.peer.inflight.Add(-1)
-		ctx, cancel := context.WithDeadline(t.life, deadline)
-		defer cancel()
-		reply, err := h.h(ctx, w.peer.id, f.payload)
-		w.answer(f.id, reply, err)
-	}()
+	t.hand(task{w: w, h: h.h, f: f, deadline: deadline})
+}
+
+// task is a call that a goroutine other than its connection's is to answer. It is counted
+// in handling, and in its peer's inflight.
+type task struct {
+	w        *wire
+	h        Handler
+	f        frame
+	deadline time.Time
+}
+
+func (t *Transport) do(k task) {
+	defer t.handling.Done()
+	defer k.w.peer.inflight.Add(-1)
+	ctx, cancel := context.WithDeadline(t.life, k.deadline)
+	defer cancel()
+	reply, err := k.h(ctx, k.w.peer.id, k.f.payload)
+	k.w.answer(k.f.id, reply, err)
+}
+
+// restMost is how many goroutines rest when they have answered, and wait for more to do:
+// their stacks have grown to what a handler needs, which a new one's would have to.
+const restMost = 64
+
+// hand gives k to a goroutine that rests, or to a new one. The caller is a goroutine of
+// the transport's, that Run waits for.
+func (t *Transport) hand(k task) {
+	select {
+	case t.tasks <- k:
+	default:
+		t.running.Go(func() { t.work(k) })
+	}
+}
+
+// work answers k, and what comes while it rests.
+func (t *Transport) work(k task) {
+	for {
+		t.do(k)
+		if t.resting.Add(1) > restMost {
+			t.resting.Add(-1)
+			return
+		}
+		select {
+		case k = <-t.tasks:
+			t.resting.Add(-1)
+		case <-t.life.Done():
+			return
+		}
+	}
 }
 
 // maxTimeout bounds what a peer can ask us to wait.

@@ -30,3 +30,9 @@ func Alarms(t *Transport) (n int) {
 	}
 	return n
 }
+
+// Resting is the number of goroutines that wait for calls to answer.
+func (t *Transport) Resting() int { return int(t.resting.Load()) }
+
+// RestMost is their bound.
+const RestMost = restMost

@@ -133,6 +133,9 @@ type Transport struct {
 	wires    map[*wire]struct{}
 	inbound  int // connections accepted and not yet closed
 
+	tasks   chan task    // has no room: who rests takes one
+	resting atomic.Int64 // goroutines that wait for tasks
+
 	toSelf atomic.Int64 // calls of Go to this node itself, under way
 
 	rndMu sync.Mutex // guards o.Rand
@@ -158,6 +161,7 @@ func New(o Options) *Transport {
 		started: make(chan struct{}),
 		peers:   make(map[fulcrum.NodeID]*peer),
 		wires:   make(map[*wire]struct{}),
+		tasks:   make(chan task),
 	}
 	t.calls.New = func() any { return &call{done: make(chan struct{}, 1)} }
 	return t

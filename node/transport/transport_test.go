@@ -338,3 +338,33 @@ func TestOverLoopback(t *testing.T) {
 	}
 	callers.Wait()
 }
+
+// Goroutines that have answered answer more, few of them stay, and none outlives Run.
+func TestGoroutinesRestBetweenCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork(t)
+		a, b := net.start("a", nil), net.start("b", nil)
+		burst := func(n int) {
+			var wg sync.WaitGroup
+			for range n {
+				wg.Go(func() { _, _ = a.Call(within(t, time.Second), "b", chHang, nil) })
+			}
+			wg.Wait()
+			time.Sleep(time.Second)
+		}
+		for range 20 {
+			burst(1)
+		}
+		if n := b.Resting(); n != 1 {
+			t.Errorf("after calls one by one %d goroutines rest, want the one that answered all", n)
+		}
+		burst(2 * transport.RestMost)
+		if n := b.Resting(); n != transport.RestMost {
+			t.Errorf("after %d calls at once %d goroutines rest, want %d", 2*transport.RestMost, n, transport.RestMost)
+		}
+		burst(transport.RestMost + 3)
+		if n := b.Resting(); n != transport.RestMost {
+			t.Errorf("after %d more %d rest", transport.RestMost+3, n)
+		}
+	})
+}
