@@ -35,9 +35,9 @@ func raftRead(k Kind) Promise {
 	case Linearizable:
 		return Promise{
 			Guarantee:  "The answer holds every write acknowledged before the read began, whichever replica gives it.",
-			Asked:      "any replica; it asks the leader, which asks all voters (one question and one round for all reads that wait)",
+			Asked:      "any replica; it asks the leader, which asks all voters, unless the two are a majority (one question and one round for all reads that wait)",
 			Needed:     "majority of voters, then 1 replica that has applied what the leader had committed",
-			RoundTrips: "1, and 1 more to the leader from another replica",
+			RoundTrips: "1, and 1 more to the leader from another replica of more than three",
 			Minority:   "refused",
 			Checker:    CheckLinearizable,
 		}
