@@ -45,6 +45,7 @@ type pending struct {
 	onWrite []waitingWrite
 	keys    [][]byte
 	onRead  []waitingRead
+	spare   []byte // in which keys of reads lie, and more will
 	bytes   int
 	blind   bool // what the writes of a quorum keyspace are: one that is not would have all refused
 	readCap int  // reads a batch; less after large replies
@@ -55,7 +56,7 @@ func (p *pending) empty() bool { return len(p.writes) == 0 && len(p.keys) == 0 }
 func (p *pending) clear() {
 	clear(p.writes)
 	clear(p.keys)
-	p.writes, p.onWrite, p.keys, p.onRead, p.bytes = p.writes[:0], p.onWrite[:0], p.keys[:0], p.onRead[:0], 0
+	p.writes, p.onWrite, p.keys, p.onRead, p.bytes, p.spare = p.writes[:0], p.onWrite[:0], p.keys[:0], p.onRead[:0], 0, nil
 }
 
 // collect puts a one-key command to the pending batch, after running what cannot
@@ -138,10 +139,25 @@ func (c *conn) collectRead(cmd *command, args [][]byte) bool {
 		c.fail(err)
 		return true
 	}
-	key, _ := own(args[1], nil)
-	p.keys = append(p.keys, key)
+	p.keys = append(p.keys, p.ownKey(args[1]))
 	p.onRead = append(p.onRead, waitingRead{reply, a, b})
 	return true
+}
+
+// ownKey copies a key out of the input buffer as own does, from the second of a batch on
+// into a piece of memory with others.
+func (p *pending) ownKey(key []byte) []byte {
+	n := len(key)
+	if n > cap(p.spare)-len(p.spare) {
+		size := n
+		if len(p.keys) > 0 {
+			size = max(n, 1024)
+		}
+		p.spare = make([]byte, 0, size)
+	}
+	at := len(p.spare)
+	p.spare = append(p.spare, key...)
+	return p.spare[at : at+n : at+n]
 }
 
 // own copies key and value out of the input buffer, in one allocation: a protocol
@@ -221,8 +237,8 @@ func (p *pending) resize(bytes int) {
 
 // apply is Backend.Write with the deadline and the receipt of this connection.
 func (c *conn) apply(call api.Call, ws []fulcrum.Write) ([]fulcrum.Result, error) {
-	ctx, cancel := c.deadline()
-	defer cancel()
+	ctx := c.deadline()
+	defer ctx.cancel()
 	results, receipt, err := c.s.backend.Write(ctx, call, ws)
 	c.note(receipt)
 	if err == nil && len(results) != len(ws) {
@@ -233,8 +249,8 @@ func (c *conn) apply(call api.Call, ws []fulcrum.Write) ([]fulcrum.Result, error
 
 // fetch is Backend.Read in the same way.
 func (c *conn) fetch(call api.Call, keys [][]byte) ([]fulcrum.Entry, error) {
-	ctx, cancel := c.deadline()
-	defer cancel()
+	ctx := c.deadline()
+	defer ctx.cancel()
 	entries, receipt, err := c.s.backend.Read(ctx, call, keys)
 	c.note(receipt)
 	if err == nil && len(entries) != len(keys) {

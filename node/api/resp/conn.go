@@ -252,7 +252,7 @@ func (c *conn) note(r consistency.Receipt) {
 	}
 }
 
-// deadline is the context of one call to the backend.
-func (c *conn) deadline() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.ctx, c.s.opt.RequestTimeout)
+// deadline is the context of one call to the backend. It must be canceled.
+func (c *conn) deadline() *deadline {
+	return &deadline{Context: c.ctx, at: time.Now().Add(c.s.opt.RequestTimeout)}
 }

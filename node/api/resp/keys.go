@@ -71,8 +71,8 @@ func keyCommands() []command {
 
 // page is one call to Backend.Scan.
 func (c *conn) page(ks fulcrum.KeyspaceInfo, req api.Scan) (api.Page, error) {
-	ctx, cancel := c.deadline()
-	defer cancel()
+	ctx := c.deadline()
+	defer ctx.cancel()
 	req.KeysOnly = true
 	p, receipt, err := c.s.backend.Scan(ctx, c.call(ks, c.readLevel), req)
 	c.note(receipt)
@@ -223,8 +223,8 @@ func runDBSize(c *conn, _ [][]byte) {
 		c.fail(err)
 		return
 	}
-	ctx, cancel := c.deadline()
-	defer cancel()
+	ctx := c.deadline()
+	defer ctx.cancel()
 	n, err := c.s.backend.Count(ctx, ks.Name)
 	if err != nil {
 		c.fail(err)

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/node/api"
 )
 
 // replies reads n of them.
@@ -300,4 +303,50 @@ func TestScanWalks(t *testing.T) {
 	play(t, s, []step{{"SCAN " + old, "-ERR invalid cursor: it is of another node..."}})
 	fresh, _ := scan("0")
 	play(t, s, []step{{"SELECT 1", "+OK"}, {"SCAN " + fresh, "-ERR invalid cursor: it is of another node..."}})
+}
+
+// keeper remembers the keys that it was asked for, as a protocol may.
+type keeper struct {
+	*fake
+	mu   sync.Mutex
+	kept [][]byte
+}
+
+func (k *keeper) Read(ctx context.Context, c api.Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error) {
+	k.mu.Lock()
+	k.kept = append(k.kept, keys...)
+	k.mu.Unlock()
+	return k.fake.Read(ctx, c, keys)
+}
+
+func TestKeysOutliveTheirCommands(t *testing.T) {
+	k := &keeper{fake: newFake()}
+	_, addr := serve(t, Options{Backend: k})
+	s := connect(t, addr)
+	var want []string
+	for round := range 3 {
+		var lines []string
+		for i := range 300 {
+			key := fmt.Sprintf("%d.%d.%s", round, i, strings.Repeat("x", i%40))
+			if i == 100 {
+				key += strings.Repeat("y", 2000)
+			}
+			want = append(want, key)
+			lines = append(lines, "GET "+key)
+		}
+		s.send(strings.Join(lines, "\r\n") + "\r\n")
+		for range lines {
+			s.reply()
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.kept) != len(want) {
+		t.Fatalf("%d keys were asked for, want %d", len(k.kept), len(want))
+	}
+	for i, key := range k.kept {
+		if string(key) != want[i] || cap(key) != len(key) {
+			t.Fatalf("key %d is %.60q now, with room for %d; want %.60q", i, key, cap(key), want[i])
+		}
+	}
 }

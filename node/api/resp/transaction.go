@@ -372,8 +372,8 @@ func (c *conn) assemble() ([]txnStep, api.Txn, fulcrum.KeyspaceInfo, error) {
 
 // transact is Backend.Txn with the deadline and the receipt of this connection.
 func (c *conn) transact(ks fulcrum.KeyspaceInfo, txn api.Txn) (api.TxnReply, error) {
-	ctx, cancel := c.deadline()
-	defer cancel()
+	ctx := c.deadline()
+	defer ctx.cancel()
 	rep, receipt, err := c.s.backend.Txn(ctx, c.call(ks, c.writeLevel), txn)
 	c.note(receipt)
 	if err == nil && rep.Succeeded && len(rep.Results) != len(txn.Then) {
