@@ -87,14 +87,40 @@ func (s Marks) Seal(key []byte) Token {
 }
 
 // Unsealed is a token that is made only for whoever wants it: to sign one costs more
-// than to answer many a request.
+// than to answer many a request. So does a map, and most requests see a single group.
 type Unsealed struct {
-	Marks Marks
-	Key   []byte
+	Key []byte
+
+	marks Marks           // nil: there is at most one
+	group fulcrum.GroupID // that one
+	mark  Mark            // zero: there is none
 }
 
+// Begin makes u go on from what a token says; s is not changed.
+func (u *Unsealed) Begin(s Marks) { u.marks = maps.Clone(s) }
+
+// Advance moves the mark of g to m, never back.
+func (u *Unsealed) Advance(g fulcrum.GroupID, m Mark) {
+	switch {
+	case u.marks != nil:
+		u.marks.Advance(g, m)
+	case u.mark.IsZero() || u.group == g && u.mark.Compare(m) < 0:
+		u.group, u.mark = g, m
+	case u.group != g:
+		u.marks = Marks{u.group: u.mark, g: m}
+	}
+}
+
+// IsEmpty reports whether u has no marks.
+func (u *Unsealed) IsEmpty() bool { return len(u.marks) == 0 && u.mark.IsZero() }
+
 // Token makes the token.
-func (u *Unsealed) Token() Token { return u.Marks.Seal(u.Key) }
+func (u *Unsealed) Token() Token {
+	if u.marks == nil && !u.mark.IsZero() {
+		return Marks{u.group: u.mark}.Seal(u.Key)
+	}
+	return u.marks.Seal(u.Key)
+}
 
 // OpenToken reads and verifies a token. What was not sealed with key, or is cut
 // short, is a *fulcrum.Error of CodeInvalid. The empty token is the empty session.

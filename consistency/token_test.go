@@ -116,3 +116,34 @@ func FuzzOpenToken(f *testing.F) {
 		}
 	})
 }
+
+// A token that is not sealed yet says what marks would that advanced in the same way.
+func TestUnsealedSaysWhatItsMarksWould(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		var u Unsealed
+		want := Marks{}
+		if rapid.Bool().Draw(rt, "begins with a token") {
+			base := Marks{1: {Epoch: 2, Term: 1, Index: 5}, 9: {Epoch: 1, Term: 1, Index: 1}}
+			u.Begin(base)
+			want = maps.Clone(base)
+			defer func() {
+				if len(base) != 2 || base[1].Index != 5 {
+					rt.Fatalf("the token's own marks are now %v", base)
+				}
+			}()
+		}
+		u.Key = []byte("k")
+		for range rapid.IntRange(0, 6).Draw(rt, "steps") {
+			g := fulcrum.GroupID(rapid.Uint64Range(1, 3).Draw(rt, "group"))
+			m := Mark{Epoch: fulcrum.Epoch(rapid.Uint64Range(1, 3).Draw(rt, "epoch")), Term: 1, Index: rapid.Uint64Range(0, 9).Draw(rt, "index")}
+			u.Advance(g, m)
+			want.Advance(g, m)
+			if got := u.Token(); got != want.Seal(u.Key) {
+				rt.Fatalf("after group %d at %v: the token is not that of %v", g, m, want)
+			}
+		}
+		if u.IsEmpty() != (len(want) == 0) {
+			rt.Fatalf("empty: %v, with %v", u.IsEmpty(), want)
+		}
+	})
+}

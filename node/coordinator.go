@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -33,16 +32,6 @@ func (n *Node) Write(ctx context.Context, c api.Call, ws []fulcrum.Write) ([]ful
 	return results, op.finish("write", err), err
 }
 
-// Read coordinates reads: see api.Backend.
-func (n *Node) Read(ctx context.Context, c api.Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error) {
-	began := time.Now()
-	ctx, cancel := withDeadline(ctx)
-	defer cancel()
-	op := &operation{n: n, call: c, access: consistency.Read, began: began}
-	entries, err := op.read(ctx, keys)
-	return entries, op.finish("read", err), err
-}
-
 func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -60,7 +49,7 @@ type operation struct {
 	token  consistency.Marks // what the request's session token says; never changes
 
 	mu      sync.Mutex
-	session consistency.Marks // token, and what this request has seen; guarded by mu, as what follows
+	session consistency.Unsealed // token, and what this request has seen; guarded by mu, as what follows
 	receipt consistency.Receipt
 	parts   int
 }
@@ -85,15 +74,13 @@ func (op *operation) keyspace() (*catalog.State, *catalog.Keyspace, error) {
 	}
 	if op.call.Session != "" {
 		var err error
-		if op.token, err = consistency.OpenToken(op.n.tokenKey(), op.call.Session); err != nil {
+		if op.token, err = consistency.OpenToken(op.n.tokenKey, op.call.Session); err != nil {
 			return nil, nil, err
 		}
-		op.session = maps.Clone(op.token)
+		op.session.Begin(op.token)
 	}
 	return st, ks, nil
 }
-
-func (n *Node) tokenKey() []byte { return []byte("fulcrum session " + n.opt.ClusterID) }
 
 // levelFor is the level that a request has on a shard: what was asked, or the
 // keyspace's default. While a switch is under way the default may belong to the
@@ -133,39 +120,33 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 		}
 	}
 	ws = mistimed(ws, op.n.Now())
-	parts := map[fulcrum.GroupID][]int{}
-	for i, w := range ws {
-		g := st.ShardOf(ks, w.Key).Group
-		parts[g] = append(parts[g], i)
-	}
+	parts := split(st, ks, len(ws), func(i int) []byte { return ws[i].Key })
 	if op.call.Atomic && len(parts) > 1 {
 		_, err := oneShard(st, ks, keysOf(api.Txn{Then: ws}))
 		return nil, err
 	}
-	results := make([]fulcrum.Result, len(ws))
 	if len(parts) == 1 {
-		for g := range parts {
-			res, err := op.writeShard(ctx, g, ws)
-			if err != nil {
-				return nil, err
-			}
-			if len(res) == 1 && res[0].Err != nil {
-				return res, fulcrum.AsError(res[0].Err)
-			}
-			return res, nil
+		res, err := op.writeShard(ctx, parts[0].group, ws)
+		if err != nil {
+			return nil, err
 		}
+		if len(res) == 1 && res[0].Err != nil {
+			return res, fulcrum.AsError(res[0].Err)
+		}
+		return res, nil
 	}
+	results := make([]fulcrum.Result, len(ws))
 	var g errgroup.Group
 	var failed []error
 	var mu sync.Mutex
-	for group, at := range parts {
+	for _, p := range parts {
 		g.Go(func() error {
-			part := make([]fulcrum.Write, len(at))
-			for i, j := range at {
+			part := make([]fulcrum.Write, len(p.at))
+			for i, j := range p.at {
 				part[i] = ws[j]
 			}
-			res, err := op.writeShard(ctx, group, part)
-			for i, j := range at {
+			res, err := op.writeShard(ctx, p.group, part)
+			for i, j := range p.at {
 				if err != nil {
 					results[j] = fulcrum.Result{Err: err}
 					continue
@@ -313,57 +294,6 @@ func (op *operation) hintAny(ctx context.Context, g fulcrum.GroupID, ws []fulcru
 	return results, nil
 }
 
-func (op *operation) read(ctx context.Context, keys [][]byte) ([]fulcrum.Entry, error) {
-	st, ks, err := op.keyspace()
-	if err != nil {
-		return nil, err
-	}
-	parts := map[fulcrum.GroupID][]int{}
-	for i, k := range keys {
-		if len(k) == 0 || len(k) > fulcrum.MaxKeyBytes {
-			return nil, fulcrum.AsError(fulcrum.Write{Op: fulcrum.OpDelete, Key: k}.Check(op.n.opt.MaxValue))
-		}
-		g := st.ShardOf(ks, k).Group
-		parts[g] = append(parts[g], i)
-	}
-	entries := make([]fulcrum.Entry, len(keys))
-	var g errgroup.Group
-	for group, at := range parts {
-		part := func() error {
-			req := make([][]byte, len(at))
-			for i, j := range at {
-				req[i] = keys[j]
-			}
-			got, err := op.readShard(ctx, group, req)
-			for i, j := range at {
-				if err == nil {
-					entries[j] = got[i]
-				}
-			}
-			return err
-		}
-		if len(parts) == 1 {
-			return entries, part()
-		}
-		g.Go(part)
-	}
-	return entries, g.Wait()
-}
-
-func (op *operation) readShard(ctx context.Context, g fulcrum.GroupID, keys [][]byte) ([]fulcrum.Entry, error) {
-	var out replication.ReadReply
-	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
-		rep, err := op.n.sendRead(ctx, at, ref.Shard, replication.ReadRequest{Keys: keys, Level: level, Min: op.floor(ref.Shard)})
-		if err == nil {
-			out = rep
-			op.n.entriesHere(rep.Entries, rep.Outcome)
-			op.noteRead(ref, level, rep)
-		}
-		return err
-	})
-	return out.Entries, err
-}
-
 // floor is what the session token demands of a shard. A mark of an earlier epoch is
 // met by every replica of this one: all of it is in the starting point.
 func (op *operation) floor(sh *catalog.Shard) replication.Position {
@@ -376,9 +306,57 @@ func (op *operation) floor(sh *catalog.Shard) replication.Position {
 	return replication.Position{}
 }
 
+// part is what of a request belongs to one shard, by its places in the request.
+type part struct {
+	group fulcrum.GroupID
+	at    []int // nil: all of them
+}
+
+// split finds the parts of a request for n keys.
+func split(st *catalog.State, ks *catalog.Keyspace, n int, key func(int) []byte) []part {
+	switch n {
+	case 0:
+		return nil
+	case 1:
+		return []part{{group: st.ShardOf(ks, key(0)).Group}}
+	}
+	var parts []part
+	of, sizes := make([]int, n), []int(nil)
+	for i := range of {
+		g := st.ShardOf(ks, key(i)).Group
+		p := slices.IndexFunc(parts, func(p part) bool { return p.group == g })
+		if p < 0 {
+			p = len(parts)
+			parts, sizes = append(parts, part{group: g}), append(sizes, 0)
+		}
+		of[i] = p
+		sizes[p]++
+	}
+	if len(parts) == 1 {
+		return parts
+	}
+	places := make([]int, n)
+	for p, size := range sizes {
+		parts[p].at, places = places[:0:size], places[size:]
+	}
+	for i, p := range of {
+		parts[p].at = append(parts[p].at, i)
+	}
+	return parts
+}
+
+// tryAt does a request at one replica of a shard.
+type tryAt func(context.Context, catalog.ShardRef, consistency.Level, fulcrum.NodeID) error
+
 // onShard calls f with a replica to ask, and calls it again with another one, or at
 // the next epoch, while its error says that the request is definitely not done.
-func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(context.Context, catalog.ShardRef, consistency.Level, fulcrum.NodeID) error) error {
+func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f tryAt) error {
+	return op.tryShard(ctx, g, false, f)
+}
+
+// tryShard is onShard. In haste it tries only a replica of this node that answers at once,
+// and that once; errLater says that the request is not done, and nothing was waited for.
+func (op *operation) tryShard(ctx context.Context, g fulcrum.GroupID, haste bool, f tryAt) error {
 	route := route{n: op.n, group: g}
 	giveUp := time.Now().Add(patience)
 	var last error
@@ -405,10 +383,16 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 				return unsure.or(err)
 			}
 			to, wait := route.next(ref.Shard, op.access, level, last)
+			if haste && (to != op.n.opt.Name || len(op.token) > 0 || !atOnce(ref.Shard, op.access, level)) {
+				return errLater
+			}
 			if to != "" {
 				if last = f(ctx, ref, level, to); last == nil {
 					op.n.hints.set(g, to, ref.Shard.Mode)
 					return nil
+				}
+				if haste {
+					return errLater
 				}
 				if !retriable(last) && !unsure.mayRepeat(ctx, op, ref.Shard, last) {
 					return op.outcome(unsure.or(last))
@@ -423,6 +407,9 @@ func (op *operation) onShard(ctx context.Context, g fulcrum.GroupID, f func(cont
 				}
 			}
 		} else {
+			if haste {
+				return errLater
+			}
 			last = fulcrum.Errorf(fulcrum.CodeUnavailable, "shard %d is being switched to another epoch", g)
 			giveUp = time.Now().Add(patience) // the deadline alone bounds the wait for a switch
 		}
@@ -505,19 +492,6 @@ func (op *operation) note(ref catalog.ShardRef, level consistency.Level, o repli
 	}
 }
 
-func (op *operation) noteRead(ref catalog.ShardRef, level consistency.Level, rep replication.ReadReply) {
-	op.mu.Lock()
-	defer op.mu.Unlock()
-	op.noteLocked(ref, level, rep.Outcome)
-	now := op.n.Now()
-	for _, e := range rep.Entries {
-		if op.receipt.Version.Less(e.Version) {
-			op.receipt.Version = e.Version
-		}
-		op.receipt.Found = op.receipt.Found || e.Live(now)
-	}
-}
-
 // noteLocked takes the weakest of all parts where a receipt has one field for all.
 func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o replication.Outcome) {
 	r := &op.receipt
@@ -537,9 +511,6 @@ func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o
 	r.ClockBound = max(r.ClockBound, o.ClockBound)
 	r.Hinted += o.Hinted
 	r.Repaired += o.Repaired
-	if op.session == nil {
-		op.session = consistency.Marks{}
-	}
 	op.session.Advance(sh.Group, consistency.Mark{Epoch: sh.Epoch, Term: o.Position.Term, Index: o.Position.Index})
 }
 
@@ -548,14 +519,15 @@ func (op *operation) finish(what string, err error) consistency.Receipt {
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	op.receipt.Latency = time.Since(op.began)
-	if len(op.session) > 0 {
-		u := consistency.Unsealed{Marks: op.session, Key: op.n.tokenKey()}
+	if !op.session.IsEmpty() {
+		u := op.session
+		u.Key = op.n.tokenKey
 		if op.call.Untracked {
 			op.receipt.Unsealed = &u
 		} else {
 			op.receipt.Session = u.Token()
 		}
 	}
-	op.n.metrics.request(op.receipt, what, err)
+	op.n.metrics.request(&op.receipt, what, err)
 	return op.receipt
 }

@@ -1,8 +1,11 @@
 package node
 
 import (
+	"maps"
 	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,6 +21,9 @@ import (
 // keyspaces, modes, levels, operations, outcomes.
 type metrics struct {
 	n *Node
+
+	mu    sync.Mutex                          // held while known is replaced
+	known atomic.Pointer[map[series]observed] // never modified: to find a series by its labels costs more than to count
 
 	requests      *prometheus.CounterVec
 	duration      *prometheus.HistogramVec
@@ -94,15 +100,47 @@ func outcomeOf(err error) string {
 	return outcomeRefused
 }
 
-func (m *metrics) request(r consistency.Receipt, op string, err error) {
-	if _, known := m.n.machine.State().Keyspaces[r.Keyspace]; !known {
-		r.Keyspace = "" // a name somebody made up must not become a label
+// series is what the requests are told apart by.
+type series struct {
+	keyspace, op, outcome string
+	mode                  consistency.Mode
+	level                 consistency.Kind
+}
+
+type observed struct {
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+// of finds the metrics of a series, and makes them the first time.
+func (m *metrics) of(s series) observed {
+	if known := m.known.Load(); known != nil {
+		if o, ok := (*known)[s]; ok {
+			return o
+		}
 	}
-	level := r.Level.Kind.String()
-	m.requests.WithLabelValues(r.Keyspace, r.Mode.String(), op, level, outcomeOf(err)).Inc()
-	m.duration.WithLabelValues(r.Keyspace, r.Mode.String(), op, level).Observe(r.Latency.Seconds())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	more := map[series]observed{}
+	if known := m.known.Load(); known != nil {
+		maps.Copy(more, *known)
+	}
+	mode, level := s.mode.String(), s.level.String()
+	more[s] = observed{m.requests.WithLabelValues(s.keyspace, mode, s.op, level, s.outcome), m.duration.WithLabelValues(s.keyspace, mode, s.op, level)}
+	m.known.Store(&more)
+	return more[s]
+}
+
+func (m *metrics) request(r *consistency.Receipt, op string, err error) {
+	s := series{keyspace: r.Keyspace, op: op, outcome: outcomeOf(err), mode: r.Mode, level: r.Level.Kind}
+	if _, known := m.n.machine.State().Keyspaces[r.Keyspace]; !known {
+		s.keyspace = "" // a name somebody made up must not become a label
+	}
+	o := m.of(s)
+	o.requests.Inc()
+	o.duration.Observe(r.Latency.Seconds())
 	if err == nil && r.Staleness >= 0 && op != "write" && op != "txn" {
-		m.staleness.WithLabelValues(r.Keyspace).Observe(r.Staleness.Seconds())
+		m.staleness.WithLabelValues(s.keyspace).Observe(r.Staleness.Seconds())
 	}
 }
 

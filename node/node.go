@@ -125,24 +125,25 @@ func newTurn() chan struct{} {
 
 // Node is one running node. It implements api.Backend.
 type Node struct {
-	opt     Options
-	log     *slog.Logger
-	faults  *fault.Set
-	store   *storage.Store
-	peers   *transport.Transport
-	faulty  []*netfault.Net
-	members *membership.Membership
-	machine *catalog.Machine
-	saving  chan struct{} // holds one: whoever has it may copy the catalog to disk, so that the newest stays
-	catalog *raft.Replica
-	metrics *metrics
-	lease   lease
-	lives   liveness
-	host    *host
-	late    *lateQueue
-	status  statusCache
-	hints   leaderHints
-	missed  missed
+	opt      Options
+	log      *slog.Logger
+	tokenKey []byte // seals session tokens
+	faults   *fault.Set
+	store    *storage.Store
+	peers    *transport.Transport
+	faulty   []*netfault.Net
+	members  *membership.Membership
+	machine  *catalog.Machine
+	saving   chan struct{} // holds one: whoever has it may copy the catalog to disk, so that the newest stays
+	catalog  *raft.Replica
+	metrics  *metrics
+	lease    lease
+	lives    liveness
+	host     *host
+	late     *lateQueue
+	status   statusCache
+	hints    leaderHints
+	missed   missed
 
 	watching watching
 	clock    *swapClock
@@ -167,7 +168,7 @@ func Open(opt Options) (_ *Node, err error) {
 	if err := opt.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{opt: opt, log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now(), jitter: newRand(),
+	n := &Node{opt: opt, tokenKey: []byte("fulcrum session " + opt.ClusterID), log: opt.Logger.With("node", string(opt.Name)), faults: fault.NewSet(), machine: catalog.NewMachine(), started: time.Now(), jitter: newRand(),
 		saving: newTurn()}
 	defer func() {
 		if err != nil {

@@ -38,7 +38,7 @@ type route struct {
 	n     *Node
 	group fulcrum.GroupID
 	epoch fulcrum.Epoch
-	asked map[fulcrum.NodeID]bool // in this turn over the replicas
+	asked []fulcrum.NodeID // in this turn over the replicas
 
 	paused bool // for the table to change, after the last answer
 }
@@ -50,23 +50,24 @@ func (r *route) next(sh *catalog.Shard, a consistency.Access, l consistency.Leve
 	if r.epoch != sh.Epoch {
 		r.epoch, r.asked = sh.Epoch, nil
 	}
-	if r.asked == nil {
-		r.asked = map[fulcrum.NodeID]bool{}
-	}
 	if e := fulcrum.AsError(last); e != nil {
 		if e.Code == fulcrum.CodeEpoch && !r.paused {
 			r.asked, r.paused = nil, true // the table here or there is about to change
 			return "", true
 		}
 		r.paused = false // last is still that answer, but it has been waited for
-		if hint := fulcrum.NodeID(e.Hint); e.Code == fulcrum.CodeNotLeader && sh.Hosts(hint) && !r.asked[hint] {
-			r.asked[hint] = true
+		if hint := fulcrum.NodeID(e.Hint); e.Code == fulcrum.CodeNotLeader && sh.Hosts(hint) && !slices.Contains(r.asked, hint) {
+			r.asked = append(r.asked, hint)
 			return hint, false
 		}
 	}
+	if self := r.n.opt.Name; len(r.asked) == 0 && selfFirst(sh, a, l) && sh.Hosts(self) { // what candidates would say
+		r.asked = append(r.asked, self)
+		return self, false
+	}
 	for _, id := range r.n.candidates(sh, a, l) {
-		if !r.asked[id] {
-			r.asked[id] = true
+		if !slices.Contains(r.asked, id) {
+			r.asked = append(r.asked, id)
 			return id, false
 		}
 	}
@@ -91,6 +92,21 @@ func local(sh *catalog.Shard, a consistency.Access, l consistency.Level) bool {
 // question with those that wait beside it.
 func anywhere(sh *catalog.Shard, a consistency.Access, l consistency.Level) bool {
 	return sh.Mode == consistency.Raft && a == consistency.Read && l.Kind == consistency.Linearizable
+}
+
+// selfFirst reports whether this node's own replica, if it has one, is the first to be
+// asked, whoever leads or lives.
+func selfFirst(sh *catalog.Shard, a consistency.Access, l consistency.Level) bool {
+	return local(sh, a, l) || anywhere(sh, a, l)
+}
+
+// atOnce reports whether a replica answers without waiting for anything, unless a session
+// asks for more than it has.
+func atOnce(sh *catalog.Shard, a consistency.Access, l consistency.Level) bool {
+	if sh.Mode == consistency.Quorum || a != consistency.Read {
+		return false
+	}
+	return l.Kind == consistency.One || l.Kind == consistency.LocalOne
 }
 
 // candidates orders the replicas of a shard by how likely they are to answer well:

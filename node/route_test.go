@@ -66,6 +66,33 @@ func TestWhoIsAskedFirst(t *testing.T) {
 	}
 }
 
+// That the replica here comes first is said twice: in short, for most requests, and by the
+// order of all.
+func TestWhoIsAskedFirstInShort(t *testing.T) {
+	for _, self := range []fulcrum.NodeID{"n1", "n2", "n9"} {
+		for _, mode := range consistency.Modes {
+			for _, kind := range consistency.Kinds() {
+				for _, access := range []consistency.Access{consistency.Read, consistency.Write} {
+					for _, leader := range []fulcrum.NodeID{"", "n1", "n2"} {
+						for _, live := range [][]fulcrum.NodeID{nil, {"n1", "n2", "n3"}, {"n3"}} {
+							n := coordinator(self)
+							if live != nil {
+								n.lease.live, n.lease.asOf = live, time.Now()
+							}
+							sh := &catalog.Shard{Group: 7, Epoch: 1, Mode: mode, Leader: leader, Replicas: []fulcrum.NodeID{"n1", "n2", "n3"}}
+							level := consistency.Level{Kind: kind, Bound: time.Second}
+							r := route{n: n, group: 7}
+							if to, _ := r.next(sh, access, level, nil); to != n.candidates(sh, access, level)[0] {
+								t.Errorf("%s asks %s for a %s at %s in mode %s, leader %q, live %v; want %s", self, to, access, level, mode, leader, live, n.candidates(sh, access, level)[0])
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 // turn is one call of next: what the one asked before answered, and who is next.
 type turn struct {
 	last  error

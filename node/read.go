@@ -1,0 +1,97 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/node/api"
+	"fulcrum/node/catalog"
+	"fulcrum/replication"
+)
+
+// Read coordinates reads: see api.Backend.
+func (n *Node) Read(ctx context.Context, c api.Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error) {
+	began := time.Now()
+	ctx, cancel := withDeadline(ctx)
+	defer cancel()
+	op := &operation{n: n, call: c, access: consistency.Read, began: began}
+	entries, err := op.read(ctx, keys)
+	return entries, op.finish("read", err), err
+}
+
+// errLater says that a read was not done for want of time; whoever asks again, and waits,
+// learns what is in the way.
+var errLater = errors.New("something has to be waited for")
+
+// read asks all shards side by side, but first and by itself those that this node answers
+// at once: a goroutine for each would cost more than the answer.
+func (op *operation) read(ctx context.Context, keys [][]byte) ([]fulcrum.Entry, error) {
+	st, ks, err := op.keyspace()
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		if len(k) == 0 || len(k) > fulcrum.MaxKeyBytes {
+			return nil, fulcrum.AsError(fulcrum.Write{Op: fulcrum.OpDelete, Key: k}.Check(op.n.opt.MaxValue))
+		}
+	}
+	parts := split(st, ks, len(keys), func(i int) []byte { return keys[i] })
+	if len(parts) == 1 {
+		return op.readShard(ctx, parts[0].group, keys, false)
+	}
+	entries := make([]fulcrum.Entry, len(keys))
+	read := func(p part, haste bool) error {
+		some := make([][]byte, len(p.at))
+		for i, j := range p.at {
+			some[i] = keys[j]
+		}
+		got, err := op.readShard(ctx, p.group, some, haste)
+		for i, j := range p.at {
+			if err == nil {
+				entries[j] = got[i]
+			}
+		}
+		return err
+	}
+	var g errgroup.Group
+	for _, p := range parts {
+		if read(p, true) != nil {
+			g.Go(func() error { return read(p, false) })
+		}
+	}
+	return entries, g.Wait()
+}
+
+// readShard reads keys of one shard; what haste means, tryShard says.
+func (op *operation) readShard(ctx context.Context, g fulcrum.GroupID, keys [][]byte, haste bool) ([]fulcrum.Entry, error) {
+	var entries []fulcrum.Entry
+	err := op.tryShard(ctx, g, haste, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
+		rep, err := op.n.sendRead(ctx, at, ref.Shard, replication.ReadRequest{Keys: keys, Level: level, Min: op.floor(ref.Shard)})
+		if err == nil {
+			entries = rep.Entries
+			op.n.entriesHere(rep.Entries, rep.Outcome)
+			op.noteRead(ref, level, rep)
+		}
+		return err
+	})
+	return entries, err
+}
+
+func (op *operation) noteRead(ref catalog.ShardRef, level consistency.Level, rep replication.ReadReply) {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.noteLocked(ref, level, rep.Outcome)
+	now := op.n.Now()
+	for i := range rep.Entries {
+		e := &rep.Entries[i]
+		if op.receipt.Version.Less(e.Version) {
+			op.receipt.Version = e.Version
+		}
+		op.receipt.Found = op.receipt.Found || e.Live(now)
+	}
+}
