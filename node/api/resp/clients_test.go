@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,5 +252,57 @@ func BenchmarkParse(b *testing.B) {
 				b.Fatal(n, st, err)
 			}
 		}
+	}
+}
+
+// eager is a client that has sent its next command whenever the server looks.
+type eager struct {
+	net.Conn
+	left int
+	told func()
+}
+
+func (e *eager) Read(p []byte) (int, error) {
+	if e.left--; e.left < 0 {
+		return 0, io.EOF
+	}
+	return copy(p, "PING\r\n"), nil
+}
+
+func (e *eager) Write(p []byte) (int, error)      { e.told(); return len(p), nil }
+func (e *eager) Close() error                     { return nil }
+func (e *eager) SetWriteDeadline(time.Time) error { return nil }
+
+// Where there is one processor, clients whose next command is always there already take
+// turns with others.
+func TestEagerClientsTakeTurns(t *testing.T) {
+	for _, processors := range []int{1, 2} {
+		t.Run(fmt.Sprint(processors), func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
+			s := New(Options{Backend: newFake()})
+			runtime.GOMAXPROCS(1) // from now on the test itself needs it
+			const commands = 200
+			var mu sync.Mutex
+			last, turns := -1, 0
+			var served sync.WaitGroup
+			for i := range 2 {
+				c := newConn(t.Context(), s, &eager{left: commands, told: func() {
+					mu.Lock()
+					defer mu.Unlock()
+					if last != i {
+						last = i
+						turns++
+					}
+				}}, new(atomic.Bool))
+				served.Go(c.serve)
+			}
+			served.Wait()
+			if processors == 1 && turns < commands {
+				t.Errorf("two clients of %d commands each had %d turns", commands, turns)
+			}
+			if processors > 1 && turns > commands/4 {
+				t.Errorf("with more processors nobody has to make way, which costs a wake-up: %d turns", turns)
+			}
+		})
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,6 +94,8 @@ type Server struct {
 	accepted atomic.Int64
 	metrics  metrics
 
+	oneProcessor bool // connections make way to each other: see conn.await
+
 	mu    sync.Mutex
 	conns map[int64]*conn
 }
@@ -106,6 +109,8 @@ func New(o Options) *Server {
 		budget:  budget{limit: o.MaxBufferBytes},
 		started: time.Now(),
 		conns:   map[int64]*conn{},
+
+		oneProcessor: runtime.GOMAXPROCS(0) == 1,
 	}
 	s.commands, s.names = commandTable()
 	s.metrics = newMetrics(o.Registerer, o.Logger)
