@@ -5,14 +5,19 @@ import (
 	"errors"
 	"time"
 
+	"fulcrum/consistency"
 	"fulcrum/jepsen-lite/checker"
 	"fulcrum/jepsen-lite/real"
 	"fulcrum/jepsen-lite/report"
 )
 
-// realRate is operations a second on real processes: there every second of a fault
-// counts.
-const realRate = 200
+// On real processes every second counts: operations a second, and about how long a fault
+// and the pause before it are, so that a test of half a minute has four and more.
+const (
+	realRate  = 200
+	realQuiet = 2 * time.Second
+	realBusy  = 4 * time.Second
+)
 
 // OnProcesses turns the cases of a suite into runs on real processes, on a cluster each.
 // Those that need what only a simulated network can do are left out.
@@ -20,6 +25,14 @@ func OnProcesses(cases []Case) []Case {
 	var out []Case
 	for _, c := range cases {
 		c.Test.Sim, c.Test.Torn, c.Test.Rate = false, 0, realRate
+		if c.dense {
+			c.Test.Time *= denseShare // shorter only because more happens in virtual time
+		} else {
+			c.Test.Quiet, c.Test.Busy = realQuiet, realBusy
+		}
+		if c.Test.Mode == consistency.LeaderFollower {
+			c.Test.Busy = denseFence
+		}
 		filled := c.Test
 		if filled.Fill() != nil {
 			continue

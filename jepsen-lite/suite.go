@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -24,12 +25,13 @@ type Case struct {
 	// Shows names a check that must find the anomaly of a weak level: a run that cannot
 	// produce it proves nothing about the strong levels either. Empty: the run must be valid.
 	Shows string
+	dense bool // many clients and short faults
 }
 
 // Name tells cases apart.
 func (c Case) Name() string {
 	name := c.Test.Name()
-	if c.Test.Rate == denseRate {
+	if c.dense {
 		name += "_dense"
 	}
 	if c.Shows != "" {
@@ -99,15 +101,20 @@ func Suite(quick bool, per time.Duration, seed uint64) []Case {
 			t := Test{Workload: r.workload, Mode: r.mode, Write: r.write, Read: r.read, Nemeses: strings.Split(n, ","), Time: per, Sim: true,
 				Rate: simRate, Seed: seed + uint64(len(out))*1000, NoTokens: r.noTokens, Torn: 50}
 			if r.dense {
-				t.Rate, t.Concurrency, t.Time, t.Quiet, t.Busy = denseRate, denseClients, per/5, time.Second, denseBusy
+				t.Rate, t.Concurrency, t.Time, t.Quiet, t.Busy = denseRate, denseClients, per/denseShare, time.Second, denseBusy
 				if r.mode == consistency.LeaderFollower {
 					t.Busy = denseFence
 				}
 			}
-			out = append(out, Case{Test: t, Shows: r.shows})
+			out = append(out, Case{Test: t, Shows: r.shows, dense: r.dense})
 		}
 	}
 	return out
+}
+
+// Matching leaves the cases whose names match. Their plans stay those of the whole suite.
+func Matching(cases []Case, names *regexp.Regexp) []Case {
+	return slices.DeleteFunc(slices.Clone(cases), func(c Case) bool { return !names.MatchString(c.Name()) })
 }
 
 // simRate is operations a second in the suite: few, as most of a fault's life is
@@ -116,6 +123,7 @@ const simRate = 5
 
 // A dense test, which is a fifth as long.
 const (
+	denseShare   = 5
 	denseRate    = 60
 	denseClients = 20
 	denseBusy    = 2 * time.Second

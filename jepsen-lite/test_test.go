@@ -3,6 +3,7 @@ package jepsen
 import (
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"fulcrum"
 	"fulcrum/consistency"
 	"fulcrum/jepsen-lite/history"
+	"fulcrum/jepsen-lite/real"
 	"fulcrum/jepsen-lite/workload"
 )
 
@@ -72,6 +74,55 @@ func TestEveryCaseOfTheSuiteIsOffered(t *testing.T) {
 				t.Errorf("%s is there twice", c.Name())
 			}
 			names[c.Name()] = true
+		}
+	}
+}
+
+// On processes a test keeps its name and its seed, is as long as was asked for, and has
+// more than one fault.
+func TestTheSuiteOnProcesses(t *testing.T) {
+	const per = 30 * time.Second
+	simulated := map[string]uint64{}
+	for _, c := range Suite(true, per, 1) {
+		simulated[c.Name()] = c.Test.Seed
+	}
+	faults, cases := 0, OnProcesses(Suite(true, per, 1))
+	for _, c := range cases {
+		if seed, ok := simulated[c.Name()]; !ok || seed != c.Test.Seed || c.Test.Sim || c.Test.Time != per {
+			t.Errorf("%s: %v, seed %d, want %d: %+v", c.Name(), ok, c.Test.Seed, seed, c.Test)
+		}
+		delete(simulated, c.Name())
+		if err := c.Test.Fill(); err != nil {
+			t.Errorf("%s: %v", c.Name(), err)
+			continue
+		}
+		plan, err := c.Test.plan(nodeNames(c.Test.Nodes), real.Options{}.Can)
+		if err != nil {
+			t.Errorf("%s: %v", c.Name(), err)
+			continue
+		}
+		faults += len(plan.Steps)
+	}
+	if faults < 2*len(cases) {
+		t.Errorf("%d faults in %d tests of %s", faults, len(cases), per)
+	}
+	for name := range simulated {
+		if !strings.Contains(name, "duplicate") {
+			t.Errorf("%s is not offered on processes", name)
+		}
+	}
+}
+
+func TestCasesByName(t *testing.T) {
+	all := Suite(true, time.Minute, 7)
+	some := Matching(all, regexp.MustCompile("_raft_.*_kill-one$"))
+	if len(some) < 3 || len(some) == len(all) {
+		t.Errorf("%d of %d cases match", len(some), len(all))
+	}
+	for _, c := range some {
+		same := func(other Case) bool { return other.Name() == c.Name() && other.Test.Seed == c.Test.Seed }
+		if c.Test.Mode != consistency.Raft || !slices.ContainsFunc(all, same) {
+			t.Errorf("%s with seed %d is not one of the suite's", c.Name(), c.Test.Seed)
 		}
 	}
 }

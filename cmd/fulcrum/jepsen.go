@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -363,7 +364,7 @@ Exit codes: 0 valid, 1 invalid, 2 unknown or no history that can be judged.`,
 
 func (a *app) jepsenSuite() *cobra.Command {
 	var f jepsenFlags
-	quick, real := false, false
+	quick, real, match := false, false, ""
 	per, seed := time.Duration(0), uint64(1)
 	workers := 2
 	c := &cobra.Command{
@@ -395,13 +396,20 @@ suite was interrupted.`,
 			if per < 0 || workers < 1 || workers > 64 {
 				return usagef(cmd, "want a positive --time and 1 to 64 --workers")
 			}
-			ctx := cmd.Context()
-			defer a.interruptible(ctx)()
-			bar := a.progress()
+			names, err := regexp.Compile(match)
+			if err != nil {
+				return usagef(cmd, "--match: %v", err)
+			}
 			cases := jepsen.Suite(quick, per, seed)
 			if real {
 				cases = jepsen.OnProcesses(cases)
 			}
+			if cases = jepsen.Matching(cases, names); len(cases) == 0 {
+				return usagef(cmd, "--match %q: no test has such a name", match)
+			}
+			ctx := cmd.Context()
+			defer a.interruptible(ctx)()
+			bar := a.progress()
 			sum, err := jepsen.RunSuite(ctx, cases, jepsen.SuiteOptions{Workers: workers, Store: f.store, Version: version, Commit: commit,
 				Tell: func(done, total int, r jepsen.CaseResult) {
 					bar(min(done, total-1), total, fmt.Sprintf("%d/%d %s", done, total, r.Name))
@@ -422,6 +430,7 @@ suite was interrupted.`,
 	f.add(c)
 	c.Flags().BoolVar(&quick, "quick", false, "the choice that make test runs")
 	c.Flags().BoolVar(&real, "real", false, "on real processes instead of in virtual time")
+	c.Flags().StringVar(&match, "match", "", "only the tests whose names match a regular expression, such as _raft_")
 	c.Flags().DurationVar(&per, "time", 0, "time of each test, virtual but with --real; default 30m, with --quick 10m, with --real 30s")
 	c.Flags().Uint64Var(&seed, "seed", seed, "another seed makes other plans")
 	c.Flags().IntVar(&workers, "workers", workers, "tests at the same time; with --real 1")

@@ -217,6 +217,8 @@ func TestJepsenRefusesWhatMakesNoSense(t *testing.T) {
 		{"run register", "register"},
 		{"suite --workers 0", "--workers"},
 		{"suite --time 0s", "--time"},
+		{"suite --match (", "--match"},
+		{"suite --match nobody", "--match nobody"},
 		{"check", "arg"},
 		{"check nowhere", "nowhere store/latest"},
 		{"check .", "test.json"},
