@@ -1,12 +1,15 @@
 package jepsen
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -260,4 +263,31 @@ func Recheck(dir string) (*Outcome, error) {
 	t := Test{Workload: spec.Workload, Nemeses: spec.Nemeses, Mode: spec.Mode, Modes: spec.Modes, Write: spec.Write, Read: spec.Read,
 		Replicas: spec.Replicas, NoTokens: !spec.Tokens, Nodes: len(run.Meta.Nodes), Seed: run.Meta.Seed, Sim: run.Meta.Sim}
 	return summed(t, run.History, judged(run.History, spec), dir, run.Repro), nil
+}
+
+// Split writes a history of its own for each register, counter and set of a stored run,
+// where Jepsen's jepsen.independent puts them: DIR/independent/NAME/history.edn. It returns
+// the files.
+func Split(dir string) ([]string, error) {
+	run, err := report.Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, object := range history.Objects(run.History) {
+		name := url.PathEscape(object)
+		if name == "." || name == ".." {
+			return files, fulcrum.Errorf(fulcrum.CodeInvalid, "%s: %q can be no folder", dir, object)
+		}
+		file := filepath.Join(dir, "independent", name, "history.edn")
+		var b bytes.Buffer
+		if err := history.WriteObjectEDN(&b, run.History, object); err != nil {
+			return files, err
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, b.Bytes(), 0o644)); err != nil {
+			return files, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
 }

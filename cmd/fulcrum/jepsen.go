@@ -32,7 +32,7 @@ const (
 
 func (a *app) jepsenCommand() *cobra.Command {
 	c := group("jepsen", "Prove from recorded histories which promises were kept, while everything breaks",
-		a.jepsenList(), a.jepsenRun(), a.jepsenSuite(), a.jepsenCheck())
+		a.jepsenList(), a.jepsenRun(), a.jepsenSuite(), a.jepsenCheck(), a.jepsenSplit())
 	if mutant.Enabled {
 		c.AddCommand(a.jepsenMutants())
 	}
@@ -358,6 +358,31 @@ Exit codes: 0 valid, 1 invalid, 2 unknown or no history that can be judged.`,
 				return err
 			}
 			return verdictCode(out.Verdict)
+		},
+	}
+}
+
+func (a *app) jepsenSplit() *cobra.Command {
+	return &cobra.Command{
+		Use: "split DIR", Short: "Write a history of its own for each object of a run",
+		Long: `Write a history of its own for each register, counter and set of a stored run, for
+checkers that know one object only: DIR/independent/NAME/history.edn, as Jepsen does.
+Lists and transactions are judged together: their history is DIR/history.edn.`,
+		Example: `  fulcrum jepsen split store/latest`,
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(_ *cobra.Command, in []string) error {
+			files, err := jepsen.Split(in[0])
+			if err != nil {
+				return undecided{err}
+			}
+			out := struct {
+				Files []string `json:"files"`
+			}{append([]string{}, files...)}
+			return a.show(out, func(w *tabwriter.Writer) {
+				for _, f := range files {
+					row(w, f)
+				}
+			})
 		},
 	}
 }

@@ -221,8 +221,9 @@ func TestJepsenRefusesWhatMakesNoSense(t *testing.T) {
 		{"suite --match nobody", "--match nobody"},
 		{"check", "arg"},
 		{"check nowhere", "nowhere store/latest"},
+		{"split nowhere", "nowhere store/latest"},
 		{"check .", "test.json"},
-		{"judge", "judge list run suite check"},
+		{"judge", "judge list run suite check split"},
 	} {
 		args := strings.Fields(tc.line)
 		wantRefusal(t, f.run(args...), exitUndecided, strings.Fields(tc.words), append([]string{"jepsen"}, args...))
@@ -292,6 +293,18 @@ func TestJepsenSimulatesAndChecks(t *testing.T) {
 	}
 	if table := f.run("check", "store/latest", "-o", "table"); !strings.Contains(table.out, "VALID") || table.code != exitValid {
 		t.Errorf("as a table: %s", table)
+	}
+
+	var split struct{ Files []string }
+	if r := f.run("split", out.Report); json.Unmarshal([]byte(r.out), &split) != nil || len(split.Files) < 3 {
+		t.Errorf("split: %s", r)
+	}
+	for _, file := range split.Files {
+		text, err := os.ReadFile(filepath.Join(f.dir, file))
+		key := filepath.Base(filepath.Dir(file))
+		if err != nil || !strings.Contains(string(text), ":f :write") || strings.Contains(string(text), key) {
+			t.Errorf("%s: %v, or no write, or values with the key %s: %.300s", file, err, key, text)
+		}
 	}
 
 	path := filepath.Join(dir, "history.jsonl")

@@ -22,14 +22,20 @@ import (
 //     are several sets, both behind the set's prefix, again as jepsen.independent does.
 //     A scan of a history without sets is a :scan of [prefix [[key value] ...]].
 func WriteEDN(w io.Writer, h *History) error {
-	e := newEDN(h)
+	return newEDN(h).write(w, h)
+}
+
+func (e *edn) write(w io.Writer, h *History) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	var line []byte
 	index := int64(0)
 	err := h.steps(func(s step) error {
-		if s.op < 0 {
+		switch {
+		case s.op < 0:
 			line = e.event(line[:0], &h.Events[s.event])
-		} else {
+		case e.alone != "" && e.object(&h.Ops[s.op]) != e.alone:
+			return nil
+		default:
 			line = e.op(line[:0], &h.Ops[s.op], s.end)
 		}
 		line = append(line, ", :index "...)
@@ -47,9 +53,11 @@ func WriteEDN(w io.Writer, h *History) error {
 
 // edn is what must be known of the whole history to write one line of it.
 type edn struct {
-	lists map[string]bool   // keys that were appended to
-	sets  map[string]bool   // prefixes that were scanned, when elements were added; nil when none was
-	old   map[written]value // what a cas expected to find
+	lists    map[string]bool   // keys that were appended to
+	counters map[string]bool   // keys that were added to
+	sets     map[string]bool   // prefixes that were scanned, when elements were added; nil when none was
+	old      map[written]value // what a cas expected to find
+	alone    string            // the only object to write, whose name its values then lack; "": all
 }
 
 type written struct {
@@ -63,12 +71,14 @@ type value struct {
 }
 
 func newEDN(h *History) *edn {
-	e := &edn{lists: map[string]bool{}, old: map[written]value{}}
+	e := &edn{lists: map[string]bool{}, counters: map[string]bool{}, old: map[written]value{}}
 	added, scanned := false, map[string]bool{}
 	for i := range h.Ops {
 		switch op := &h.Ops[i]; op.F {
 		case Append:
 			e.lists[op.Key] = true
+		case Incr:
+			e.counters[op.Key] = true
 		case Add:
 			added = true
 		case Scan:
@@ -151,7 +161,28 @@ func (e *edn) name(op *Op) string {
 	return string(op.F)
 }
 
-// value appends op's value. What was read is known only when it was answered.
+// object is the register, the counter or the set that op is about; "" where a checker wants
+// the operations of all objects together.
+func (e *edn) object(op *Op) string {
+	switch op.F {
+	case Write, CAS, Delete, Incr:
+		return op.Key
+	case Read:
+		if !e.lists[op.Key] {
+			return op.Key
+		}
+	case Add:
+		return e.setOf(op.Key)
+	case Scan:
+		if e.sets != nil {
+			return op.Key
+		}
+	}
+	return ""
+}
+
+// value appends op's value, behind the name of its object where there are several. What
+// was read is known only when it was answered.
 func (e *edn) value(b []byte, op *Op, answered bool) []byte {
 	switch {
 	case op.F == Txn:
@@ -162,17 +193,24 @@ func (e *edn) value(b []byte, op *Op, answered bool) []byte {
 	case op.F == Read && e.lists[op.Key]:
 		b = AppendEDN(append(b, "[[:r "...), op.Key)
 		return append(appendList(append(b, ' '), op.Value, answered), "]]"...)
-	case op.F == Add && len(e.sets) < 2:
-		return appendValue(b, op.Key)
-	case op.F == Add:
-		b = append(AppendEDN(append(b, '['), e.setOf(op.Key)), ' ')
-		return append(appendValue(b, op.Key), ']')
-	case op.F == Scan:
-		return e.scan(b, op, answered)
+	case e.alone != "", op.F == Add && len(e.sets) < 2, op.F == Scan && len(e.sets) == 1:
+		return e.plain(b, op, answered)
 	}
-	b = AppendEDN(append(b, '['), op.Key)
-	b = append(b, ' ')
+	object := op.Key
+	if op.F == Add {
+		object = e.setOf(op.Key)
+	}
+	b = append(AppendEDN(append(b, '['), object), ' ')
+	return append(e.plain(b, op, answered), ']')
+}
+
+// plain appends op's value alone.
+func (e *edn) plain(b []byte, op *Op, answered bool) []byte {
 	switch {
+	case op.F == Add:
+		return appendValue(b, op.Key)
+	case op.F == Scan && answered:
+		return e.elements(b, op.Elements)
 	case op.F == CAS:
 		b = append(b, '[')
 		if old := e.old[written{op.Key, op.Expect}]; old.live {
@@ -180,13 +218,13 @@ func (e *edn) value(b []byte, op *Op, answered bool) []byte {
 		} else {
 			b = append(b, "nil"...)
 		}
-		b = append(appendValue(append(b, ' '), op.Value), ']')
-	case op.F == Delete, op.F == Read && (!answered || !op.Found):
-		b = append(b, "nil"...)
-	default:
-		b = appendValue(b, op.Value)
+		return append(appendValue(append(b, ' '), op.Value), ']')
+	case op.F == Read && answered && !op.Found && e.counters[op.Key]:
+		return append(b, '0') // a counter that is not there yet; Jepsen's cannot compare nil
+	case op.F == Scan, op.F == Delete, op.F == Read && (!answered || !op.Found):
+		return append(b, "nil"...)
 	}
-	return append(b, ']')
+	return appendValue(b, op.Value)
 }
 
 // setOf is the set that an element belongs to: the longest prefix that was scanned.
@@ -197,22 +235,6 @@ func (e *edn) setOf(key string) string {
 		}
 	}
 	return ""
-}
-
-func (e *edn) scan(b []byte, op *Op, answered bool) []byte {
-	tuple := len(e.sets) != 1
-	if tuple {
-		b = append(AppendEDN(append(b, '['), op.Key), ' ')
-	}
-	if answered {
-		b = e.elements(b, op.Elements)
-	} else {
-		b = append(b, "nil"...)
-	}
-	if tuple {
-		b = append(b, ']')
-	}
-	return b
 }
 
 func (e *edn) elements(b []byte, elements []Element) []byte {

@@ -76,6 +76,55 @@ func TestEDNOfCollections(t *testing.T) {
 	}
 }
 
+// One object alone has the values that checkers of one object read, such as those of
+// elle-cli: cas-register, counter, set-full.
+func TestEDNOfOneObject(t *testing.T) {
+	h := &History{
+		Events: []Event{{Time: 0, F: "phase", Fault: "main", Hits: -1}},
+		Ops: []Op{
+			{Process: 0, F: Write, Key: "x", Value: "1", Invoke: 1, Return: 2, Outcome: OK, Version: fulcrum.Version{Time: 4}},
+			{Process: 0, F: Write, Key: "y", Value: "9", Invoke: 3, Return: 4, Outcome: OK},
+			{Process: 0, F: CAS, Key: "x", Value: "2", Expect: fulcrum.Version{Time: 4}, Invoke: 5, Return: 6, Outcome: Fail},
+			{Process: 0, F: Read, Key: "x", Value: "1", Found: true, Invoke: 7, Return: 8, Outcome: OK},
+			{Process: 0, F: Read, Key: "c", Invoke: 9, Return: 10, Outcome: OK},
+			{Process: 0, F: Incr, Key: "c", Value: "3", Invoke: 11, Return: 12, Outcome: OK},
+			{Process: 0, F: Add, Key: "s/1", Value: "a", Invoke: 13, Return: 14, Outcome: OK},
+			{Process: 0, F: Scan, Key: "s/", Elements: []Element{{Key: "s/1", Value: "a"}}, Invoke: 15, Return: 16, Outcome: OK},
+			{Process: 0, F: Scan, Key: "t/", Invoke: 17, Return: 18, Outcome: OK},
+			{Process: 0, F: Append, Key: "l", Value: "1", Invoke: 19, Return: 20, Outcome: OK},
+			{Process: 0, F: Read, Key: "l", Value: "1,", Found: true, Invoke: 21, Return: 22, Outcome: OK},
+		},
+	}
+	if got, want := Objects(h), []string{"c", "s/", "t/", "x", "y"}; !slices.Equal(got, want) {
+		t.Errorf("objects %q, want %q", got, want)
+	}
+	start := "{:type :info, :f :phase-main, :value nil, :process :nemesis, :time 0, :index 0}\n"
+	for object, want := range map[string]string{
+		"x": `{:type :invoke, :f :write, :value 1, :process 0, :time 1, :node "", :index 1}
+{:type :ok, :f :write, :value 1, :process 0, :time 2, :node "", :index 2}
+{:type :invoke, :f :cas, :value [1 2], :process 0, :time 5, :node "", :index 3}
+{:type :fail, :f :cas, :value [1 2], :process 0, :time 6, :node "", :index 4}
+{:type :invoke, :f :read, :value nil, :process 0, :time 7, :node "", :index 5}
+{:type :ok, :f :read, :value 1, :process 0, :time 8, :node "", :index 6}
+`,
+		"c": `{:type :invoke, :f :read, :value nil, :process 0, :time 9, :node "", :index 1}
+{:type :ok, :f :read, :value 0, :process 0, :time 10, :node "", :index 2}
+{:type :invoke, :f :add, :value 3, :process 0, :time 11, :node "", :index 3}
+{:type :ok, :f :add, :value 3, :process 0, :time 12, :node "", :index 4}
+`,
+		"s/": `{:type :invoke, :f :add, :value "s/1", :process 0, :time 13, :node "", :index 1}
+{:type :ok, :f :add, :value "s/1", :process 0, :time 14, :node "", :index 2}
+{:type :invoke, :f :read, :value nil, :process 0, :time 15, :node "", :index 3}
+{:type :ok, :f :read, :value ["s/1"], :process 0, :time 16, :node "", :index 4}
+`,
+	} {
+		var b bytes.Buffer
+		if err := WriteObjectEDN(&b, h, object); err != nil || b.String() != start+want {
+			t.Errorf("%s: %v, got\n%s\nwant\n%s", object, err, b.String(), start+want)
+		}
+	}
+}
+
 func TestEDNStrings(t *testing.T) {
 	for s, want := range map[string]string{
 		"":             `""`,
