@@ -272,6 +272,49 @@ func TestAnEndOfTheContextUndoesEverything(t *testing.T) {
 	})
 }
 
+// A round that is late when the run ends does not begin its last steps, and what was then
+// being set did not fail.
+func TestARoundThatTheEndOverrunsHasNotFailed(t *testing.T) {
+	for name, c := range map[string]struct {
+		after time.Duration // of the round's begin
+		slow  string        // what takes a second then
+		want  []string
+	}{
+		"before the second step":   {100 * time.Millisecond, "", []string{"partition-halves"}},
+		"while the first is set":   {100 * time.Millisecond, "inject", []string{"partition-halves"}},
+		"while the second is done": {300 * time.Millisecond, "pause", []string{"partition-halves", "pause-one"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(3)
+				p := plan(t, f, 3, 10*time.Minute, "pause-one", "partition-halves")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(p.Steps[0].At)+c.after)
+				defer cancel()
+				f.failOn = func(what string) error {
+					if c.slow == "" || !strings.HasPrefix(what, c.slow) || ctx.Err() != nil {
+						return nil
+					}
+					time.Sleep(time.Second)
+					return context.DeadlineExceeded
+				}
+				var begun []string
+				h := run(t, ctx, p, f)
+				for _, e := range h.Events {
+					if e.F == "start" {
+						begun = append(begun, e.Fault)
+					}
+					if e.Error != "" {
+						t.Errorf("%s of %s failed: %s", e.F, e.Fault, e.Error)
+					}
+				}
+				if !slices.Equal(begun, c.want) || len(h.Events) != 2*len(begun) {
+					t.Errorf("begun was %v, want %v: %+v", begun, c.want, h.Events)
+				}
+			})
+		})
+	}
+}
+
 func TestAStepThatFailsSaysSoAndTheRestGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(3)

@@ -27,9 +27,9 @@ const (
 // Run carries the plan out and returns when it is done or ctx ends. Until then it has
 // undone whatever it did, in bounded time, and no node is down or paused because of it.
 //
-// Every step gives two events, "start" and "stop", the latter with the hits; since is
-// the run's clock. A step that failed says so in its event, and the plan goes on. The
-// error is what could not be undone.
+// Every step that begins gives two events, "start" and "stop", the latter with the hits;
+// since is the run's clock. A step that failed says so in its event, and the plan goes on;
+// that ctx ended while it began is no failure. The error is what could not be undone.
 func (p *Plan) Run(ctx context.Context, c Cluster, since func() time.Duration, emit func(history.Event)) error {
 	if mutant.On("nemesis-noop") {
 		c = &idle{Cluster: c}
@@ -89,13 +89,17 @@ func (x *executor) round(ctx context.Context, steps []Step) error {
 	before := x.c.Hits(ctx)
 	acts := make([]act, len(steps))
 	for i, s := range steps {
-		if i > 0 {
-			sleep(ctx, stagger)
+		if i > 0 && !sleep(ctx, stagger) { // the round was late: the rest of it has no time left
+			steps, acts = steps[:i], acts[:i]
+			break
 		}
 		acts[i] = x.act(s)
 		beginning, cancel := context.WithTimeout(ctx, beginTime)
 		value, err := acts[i].begin(beginning)
 		cancel()
+		if err != nil && ctx.Err() != nil {
+			value, err = join(value, "cut off by the end of the run"), nil
+		}
 		x.emit(history.Event{Time: x.since(), F: "start", Fault: s.Name, Value: value, Error: text(err)})
 	}
 
