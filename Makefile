@@ -47,7 +47,7 @@ bench: ## Go benchmarks, compared by benchstat with the last run's if there is o
 	@mv bench.new bench.old
 
 PEERS ?=
-peers: build ## fulcrum beside etcd and Redis, side by side in one run: about ten minutes, on an idle machine (PEERS="--help" for less)
+peers: build ## fulcrum beside etcd and Redis, side by side in one run: about twenty minutes, on an idle machine (PEERS="--help" for less)
 	@$(GO) run ./bench/peers $(PEERS)
 
 growth: build ## what fulcrum costs as keys, values, shards and nodes grow: about half an hour, on an idle machine (GROWTH="--help" for less)

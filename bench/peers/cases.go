@@ -60,6 +60,8 @@ var cases = []contest{
 		entry{fulcrumNode, "fulcrum GET, linearizable", []string{"--mix", "get", "--read-level", "linearizable"}, nil},
 		[]entry{{etcd, "etcd get, linearizable", []string{"--mix", "get"}, map[int]float64{1: 2.5, 64: 4, 256: 3}}}}),
 	oneGroup(ycsb("a", "half reads, half writes")), oneGroup(ycsb("b", "95 % reads")), oneGroup(ycsb("c", "only reads")),
+	goYCSB("a", "half reads, half writes"), goYCSB("b", "95 % reads"), goYCSB("c", "only reads"),
+	oneGroup(goYCSB("a", "half reads, half writes")), oneGroup(goYCSB("b", "95 % reads")), oneGroup(goYCSB("c", "only reads")),
 	{"set-sync", "write one key, synced and replicated, against Redis", []int{64},
 		entry{fulcrumNode, "fulcrum SET, synced on a majority", []string{"--mix", "set"}, nil},
 		[]entry{{redisSync, "Redis SET, synced on the primary", []string{"--mix", "set"}, nil},
@@ -71,6 +73,18 @@ func ycsb(letter, about string) contest {
 	args := []string{"--mix", "ycsb-" + letter}
 	return contest{"ycsb-" + letter, "YCSB's mix: " + about + ", hot keys", []int{64},
 		entry{fulcrumNode, "fulcrum, linearizable", args, nil}, []entry{{etcd, "etcd, linearizable", args, map[int]float64{64: 4}}}}
+}
+
+// byYCSB begins the names of the contests that go-ycsb drives, with records of its own.
+const byYCSB = "go-ycsb-"
+
+// goYCSB is a workload of go-ycsb, through its bindings of Redis and of etcd. Both read and
+// write linearizably there: fulcrum's keyspaces by default, and the binding of etcd always.
+func goYCSB(letter, about string) contest {
+	args := []string{"--mix", "ycsb-" + letter}
+	return contest{byYCSB + letter, "go-ycsb's workload: " + about, []int{64},
+		entry{fulcrumNode, "fulcrum, through go-ycsb's redis", args, nil},
+		[]entry{{etcd, "etcd, through go-ycsb's etcd", args, map[int]float64{64: 4}}}}
 }
 
 // oneShard is a keyspace of fulcrum's with one shard, that is one Raft group, as etcd has.
@@ -95,13 +109,25 @@ type measurement struct {
 	place   int // of the entry in the contest; 0 is ours
 }
 
+// byYCSB says whether go-ycsb drives it.
+func (m measurement) byYCSB() bool { return strings.HasPrefix(m.contest, byYCSB) }
+
+// keyspace is that of fulcrum's, if it is not the usual one.
+func (m measurement) keyspace() string {
+	if i := slices.Index(m.entry.args, "-k"); i >= 0 {
+		return m.entry.args[i+1]
+	}
+	return ""
+}
+
 func (m measurement) args(s *settings) []string {
 	return append([]string{"--clients", strconv.Itoa(m.clients), "--duration", s.duration.String(), "--warmup", s.warmup.String(),
 		"--keys", strconv.Itoa(s.keys), "--value-size", s.size}, m.entry.args...)
 }
 
 // planOf lists the measurements of one repeat: rivals follow each other, so that they
-// meet the same machine. Entries of systems that are not there are left out.
+// meet the same machine. Entries of systems that are not there are left out, and of
+// go-ycsb where it is not.
 func planOf(s *settings, running map[string]*system) []measurement {
 	var plan []measurement
 	for _, c := range cases {
@@ -114,8 +140,9 @@ func planOf(s *settings, running map[string]*system) []measurement {
 		}
 		for _, n := range clients {
 			for place, e := range append([]entry{c.ours}, c.others...) {
-				if running[e.system] != nil {
-					plan = append(plan, measurement{e, c.name, n, place})
+				m := measurement{e, c.name, n, place}
+				if sys := running[e.system]; sys != nil && (!m.byYCSB() || sys.ycsb != nil) {
+					plan = append(plan, m)
 				}
 			}
 		}

@@ -40,6 +40,8 @@ type settings struct {
 	output   string
 	from     string
 	into     string
+	table    string
+	ycsb     string // the driver of go-ycsb; empty: not wanted, or not to be had
 }
 
 func main() {
@@ -81,7 +83,8 @@ func parse(args []string, errs io.Writer) (settings, error) {
 	f.StringVar(&s.fulcrum, "fulcrum", "bin/fulcrum", "the binary")
 	f.StringVar(&s.output, "o", "table", "table, markdown or json")
 	f.StringVar(&s.from, "from", "", "measure nothing: print the JSON of an earlier run as -o says")
-	f.StringVar(&s.into, "into", "", "also write the table into this document, between its peers comments")
+	f.StringVar(&s.into, "into", "", "also write the table into this document, between two comments")
+	f.StringVar(&s.table, "table", "peers", "which comments: those that begin with this name, and with \"end of\" it")
 	if err := f.Parse(args); err != nil {
 		return s, err
 	}
@@ -132,7 +135,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 		return err
 	}
 	report.Command = cmdline(report.Command, s, args)
-	return errors.Join(err, report.print(out, s.output), report.insert(s.into))
+	return errors.Join(err, report.print(out, s.output), report.insert(s.into, s.table))
 }
 
 func cmdline(earlier string, s settings, args []string) string {
@@ -169,7 +172,18 @@ func measureAll(ctx context.Context, s *settings, errs io.Writer) (report *Repor
 		}
 		err = errors.Join(err, os.RemoveAll(s.dir))
 	}()
+	wanted := planOf(s, everything())
+	if slices.ContainsFunc(wanted, measurement.byYCSB) {
+		driver, err := build("bench/peers/ycsb-driver", "ycsb-driver")
+		if err != nil {
+			say("the cases of go-ycsb are left out: it cannot be had here: %v", err)
+		}
+		s.ycsb = driver
+	}
 	for _, name := range s.systems {
+		if !slices.ContainsFunc(wanted, func(m measurement) bool { return m.system == name }) {
+			continue
+		}
 		say("starting %s", name)
 		sys, err := startSystem(ctx, name, s)
 		switch {
@@ -181,15 +195,8 @@ func measureAll(ctx context.Context, s *settings, errs io.Writer) (report *Repor
 		}
 		running[name] = sys
 		say("writing %d keys to %s", s.keys, name)
-		loads := [][]string{nil}
-		if name == fulcrumNode {
-			loads = append(loads, []string{"-k", oneShard})
-		}
-		for _, into := range loads {
-			args := append([]string{"--load", "--ops", "1", "--mix", "set", "--clients", "64", "--warmup", "0s", "--keys", strconv.Itoa(s.keys), "--value-size", s.size}, into...)
-			if _, err := sys.measure(ctx, args...); err != nil {
-				return nil, fmt.Errorf("write the keys to %s: %w", name, err)
-			}
+		if err := sys.load(ctx, s); err != nil {
+			return nil, fmt.Errorf("write the keys to %s: %w", name, err)
 		}
 	}
 	report = newReport(s)
@@ -197,6 +204,9 @@ func measureAll(ctx context.Context, s *settings, errs io.Writer) (report *Repor
 		report.Versions[sys.name] = sys.version
 	}
 	plan := planOf(s, running)
+	if len(plan) == 0 {
+		return nil, errors.New("nothing of what was asked for can be measured here")
+	}
 	total := s.repeats * len(plan)
 	say("%d measurements, about %s", total, (time.Duration(total) * (s.warmup + s.duration + s.settle + 300*time.Millisecond)).Round(time.Second))
 	for repeat := range s.repeats {
@@ -204,7 +214,7 @@ func measureAll(ctx context.Context, s *settings, errs io.Writer) (report *Repor
 			if err := pause(ctx, s.settle); err != nil {
 				return report, err
 			}
-			got, err := running[m.system].measure(ctx, m.args(s)...)
+			got, err := running[m.system].measure(ctx, m.byYCSB(), m.args(s)...)
 			if err != nil {
 				return report, fmt.Errorf("%s at %d clients, %s: %w", m.contest, m.clients, m.label, err)
 			}

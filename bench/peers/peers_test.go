@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -67,24 +68,26 @@ func TestTheReport(t *testing.T) {
 		}
 	}
 	doc := "before\n<!-- peers: x -->\n\nold\n\n<!-- end of peers -->\nafter\n"
-	once, err := between(doc, text)
+	once, err := between(doc, "peers", text)
 	if err != nil || strings.Contains(once, "old") || !strings.HasPrefix(once, "before\n<!-- peers: x -->\n") || !strings.HasSuffix(once, "<!-- end of peers -->\nafter\n") {
 		t.Errorf("inserted: %v\n%s", err, once)
 	}
-	if twice, _ := between(once, text); twice != once {
+	if twice, _ := between(once, "peers", text); twice != once {
 		t.Errorf("inserted again, the document changes:\n%s", twice)
 	}
-	if _, err := between("nothing", text); err == nil {
-		t.Error("a document without the comments is taken")
+	for _, other := range []string{"nothing", strings.ReplaceAll(doc, "peers", "go-ycsb")} {
+		if _, err := between(other, "peers", text); err == nil {
+			t.Errorf("a document without the comments is taken: %s", other)
+		}
 	}
 }
 
 // Every contest can be planned, and what is not there is left out.
 func TestPlans(t *testing.T) {
-	whole := planOf(&settings{}, map[string]*system{fulcrumNode: {}, etcd: {}, redis: {}, redisSync: {}})
+	whole := planOf(&settings{}, everything())
 	without := planOf(&settings{}, map[string]*system{fulcrumNode: {}, etcd: {}})
-	if len(whole) != 47 || slices.ContainsFunc(without, func(m measurement) bool { return m.system == redis || m.system == redisSync }) {
-		t.Errorf("%d measurements of everything, without Redis: %+v", len(whole), without)
+	if len(whole) != 59 || slices.ContainsFunc(without, func(m measurement) bool { return m.system == redis || m.system == redisSync || m.byYCSB() }) {
+		t.Errorf("%d measurements of everything, without Redis and go-ycsb: %+v", len(whole), without)
 	}
 	seen := map[string]bool{}
 	for _, m := range whole {
@@ -93,6 +96,29 @@ func TestPlans(t *testing.T) {
 			t.Errorf("%s is there twice: the rows could not be told apart", id)
 		}
 		seen[id] = true
+	}
+}
+
+// What a plan measures it has loaded before: each keyspace's keys, and go-ycsb's, once.
+// The keyspace is named to go-ycsb by its number.
+func TestKeysAreLoadedOnce(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	program := filepath.Join(t.TempDir(), "driver")
+	text := "#!/bin/sh\necho \"$@\" >> " + log + "\necho '{\"operations\": 1}'\n"
+	if err := os.WriteFile(program, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sys := &system{name: fulcrumNode, driver: []string{program, "own", "-k", "cp"}, ycsb: []string{program, "ycsb", "-k", "cp"},
+		databases: map[string]string{"cp": "3", oneShard: "7"}}
+	s := settings{keys: 10, size: "256", cases: []string{"set", "get", "set-1", "go-ycsb-a", "go-ycsb-b", "go-ycsb-c-1"}}
+	if err := sys.load(t.Context(), &s); err != nil {
+		t.Fatal(err)
+	}
+	keys := " --load --clients 64 --keys 10 --value-size 256"
+	want := "own -k cp" + keys + " --ops 1 --mix set --warmup 0s\n" + "own -k cp" + keys + " --ops 1 --mix set --warmup 0s -k one\n" +
+		"ycsb -k 3" + keys + "\n" + "ycsb -k 3" + keys + " -k 7\n"
+	if got, err := os.ReadFile(log); err != nil || string(got) != want {
+		t.Errorf("%v: it was loaded with\n%s, want\n%s", err, got, want)
 	}
 }
 

@@ -225,10 +225,8 @@ func (r *Report) markdown() string {
 	return b.String()
 }
 
-const tableBegin, tableEnd = "<!-- peers", "<!-- end of peers -->"
-
-// insert writes the table into a document, between its two comments.
-func (r *Report) insert(path string) error {
+// insert writes the table into a document, between the two comments of that name.
+func (r *Report) insert(path, name string) error {
 	if path == "" {
 		return nil
 	}
@@ -236,18 +234,19 @@ func (r *Report) insert(path string) error {
 	if err != nil {
 		return err
 	}
-	text, err := between(string(b), r.markdown())
+	text, err := between(string(b), name, r.markdown())
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-func between(text, table string) (string, error) {
-	from := strings.Index(text, tableBegin)
-	to := strings.Index(text, tableEnd)
+func between(text, name, table string) (string, error) {
+	begin, end := "<!-- "+name+":", "<!-- end of "+name+" -->"
+	from := strings.Index(text, begin)
+	to := strings.Index(text, end)
 	if from < 0 || to < from {
-		return "", fmt.Errorf("there is no %q with %q below it", tableBegin, tableEnd)
+		return "", fmt.Errorf("there is no %q with %q below it", begin, end)
 	}
 	from += strings.IndexByte(text[from:], '\n') + 1
 	return text[:from] + "\n" + table + "\n" + text[to:], nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,7 +36,19 @@ type system struct {
 	version string
 	pids    []int
 	driver  []string // command line of its load generator, without what to measure
-	stop    func() error
+	ycsb    []string // the same of go-ycsb's; nil: there is none
+	// databases are the numbers of fulcrum's keyspaces, by which go-ycsb's binding names them.
+	databases map[string]string
+	stop      func() error
+}
+
+// everything is what could run, for a plan of what is wanted.
+func everything() map[string]*system {
+	all := map[string]*system{}
+	for _, name := range []string{fulcrumNode, etcd, redis, redisSync} {
+		all[name] = &system{name: name, ycsb: []string{}}
+	}
+	return all
 }
 
 // sample is what one measurement gave.
@@ -44,6 +57,7 @@ type sample struct {
 	P50       int64   `json:"p50_us"`
 	P99       int64   `json:"p99_us"`
 	CPU       float64 `json:"server_cpu_seconds_per_1000_ops"`
+	ClientCPU float64 `json:"client_cpu_seconds_per_1000_ops"` // of the load generator
 	Failed    int64   `json:"failed"`
 }
 
@@ -59,13 +73,49 @@ func startSystem(ctx context.Context, name string, s *settings) (*system, error)
 	return startRedis(ctx, name, s)
 }
 
-// measure runs the load generator once, and looks what the servers used meanwhile.
-func (sys *system) measure(ctx context.Context, args ...string) (sample, error) {
+// load writes the keys that the plan asks for: into each keyspace, and those of go-ycsb.
+func (sys *system) load(ctx context.Context, s *settings) error {
+	type where struct {
+		byYCSB   bool
+		keyspace string
+	}
+	done := map[where]bool{}
+	for _, m := range planOf(s, map[string]*system{sys.name: sys}) {
+		to := where{m.byYCSB(), m.keyspace()}
+		if done[to] {
+			continue
+		}
+		done[to] = true
+		args := []string{"--load", "--clients", "64", "--keys", strconv.Itoa(s.keys), "--value-size", s.size}
+		if !to.byYCSB {
+			args = append(args, "--ops", "1", "--mix", "set", "--warmup", "0s")
+		}
+		if to.keyspace != "" {
+			args = append(args, "-k", to.keyspace)
+		}
+		if _, err := sys.measure(ctx, to.byYCSB, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure runs the load generator once, or that of go-ycsb, and looks what the servers
+// used meanwhile.
+func (sys *system) measure(ctx context.Context, byYCSB bool, args ...string) (sample, error) {
 	before, err := cpuOf(sys.pids)
 	if err != nil {
 		return sample{}, err
 	}
-	argv := append(append([]string{}, sys.driver...), args...)
+	argv := append(slices.Clone(sys.driver), args...)
+	if byYCSB {
+		argv = append(slices.Clone(sys.ycsb), args...)
+		for i := range argv {
+			if n, ok := sys.databases[argv[i]]; ok && argv[i-1] == "-k" {
+				argv[i] = n
+			}
+		}
+	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = stopTimeout
@@ -85,8 +135,9 @@ func (sys *system) measure(ctx context.Context, args ...string) (sample, error) 
 	if r.Interrupted {
 		return sample{}, context.Canceled
 	}
+	perThousand := func(d time.Duration) float64 { return d.Seconds() * 1000 / float64(max(r.Operations+r.Warmup, 1)) }
 	return sample{OpsPerSec: r.OpsPerSec, P50: r.Latency.P50, P99: r.Latency.P99, Failed: r.Failed,
-		CPU: (after - before).Seconds() * 1000 / float64(max(r.Operations+r.Warmup, 1))}, nil
+		CPU: perThousand(after - before), ClientCPU: perThousand(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime())}, nil
 }
 
 func startFulcrum(ctx context.Context, s *settings) (*system, error) {
@@ -124,14 +175,34 @@ func startFulcrum(ctx context.Context, s *settings) (*system, error) {
 	if _, err := command(ctx, "keyspace", "create", oneShard, "--mode", "raft", "--shards", "1"); err != nil {
 		return nil, errors.Join(err, sys.stop())
 	}
+	sys.databases = map[string]string{}
+	for _, name := range []string{s.keyspace, oneShard} {
+		text, err := command(ctx, "keyspace", "describe", name, "-o", "json")
+		var info struct{ ID *int }
+		if err == nil {
+			err = json.Unmarshal([]byte(text), &info)
+		}
+		if err == nil && info.ID == nil {
+			err = fmt.Errorf("keyspace %s has no number: %s", name, text)
+		}
+		if err != nil {
+			return nil, errors.Join(err, sys.stop())
+		}
+		sys.databases[name] = strconv.Itoa(*info.ID)
+	}
 	c, err := local.Load(dir)
 	if err != nil {
 		return nil, errors.Join(err, sys.stop())
 	}
+	var redis []string
 	for _, n := range c.Nodes {
 		sys.pids = append(sys.pids, n.PID)
+		redis = append(redis, n.RedisAddr)
 	}
 	sys.driver = []string{binary, "bench", "--data", dir, "-o", "json", "-k", s.keyspace}
+	if s.ycsb != "" {
+		sys.ycsb = []string{s.ycsb, "--binding", "redis", "--endpoint", strings.Join(redis, ","), "-k", s.keyspace}
+	}
 	return sys, nil
 }
 
@@ -179,7 +250,11 @@ func startEtcd(ctx context.Context, s *settings) (*system, error) {
 		return nil, errors.Join(err, all.stop())
 	}
 	first, _, _ := strings.Cut(string(out), "\n")
-	return &system{name: etcd, version: first, pids: all.pids(), stop: all.stop, driver: []string{driver, "--endpoint", strings.Join(endpoints, ",")}}, nil
+	sys := &system{name: etcd, version: first, pids: all.pids(), stop: all.stop, driver: []string{driver, "--endpoint", strings.Join(endpoints, ",")}}
+	if s.ycsb != "" {
+		sys.ycsb = []string{s.ycsb, "--binding", "etcd", "--endpoint", strings.Join(endpoints, ",")}
+	}
+	return sys, nil
 }
 
 // build builds one of the modules that are kept apart, into the cache; the go command
