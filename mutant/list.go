@@ -44,9 +44,6 @@ func raft() []Mutant {
 		// The leader, its follower and the client must be together on the small side, of five, for a moment.
 		{Name: "follower-read-no-confirm", Breaks: "a leader gives a follower a read index without asking whether it still leads",
 			Test: "replication/raft TestFollowerOfADeposedLeader"},
-		// A follower in a newer term asks that term's leader, so that only a late message would show it.
-		{Name: "question-of-any-term", Breaks: "a leader counts a follower's question as its word, whatever term that is in",
-			Test: "replication/raft TestQuestionOfAnotherTermDoesNotCount"},
 		// The old leader must not hear of its heir, which the nemesis has no way to bring about.
 		{Name: "lease-past-transfer", Breaks: "a leader that hands over lets its voters off, and goes on answering under its lease",
 			Test: "replication/raft TestTransferGivesTheLeaseUp"},

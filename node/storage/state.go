@@ -82,63 +82,97 @@ func (s *Store) State(g fulcrum.GroupID, part string) (replication.State, error)
 
 // Get returns the entry at key; the zero Entry if there is none.
 func (st *state) Get(key []byte) (fulcrum.Entry, error) {
+	var e [1]fulcrum.Entry
+	err := st.get([][]byte{key}, e[:])
+	return e[0], err
+}
+
+// GetAll is Get of each key.
+func (st *state) GetAll(keys [][]byte) ([]fulcrum.Entry, error) {
+	entries := make([]fulcrum.Entry, len(keys))
+	if err := st.get(keys, entries); err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// get finds what is not in the overlays in one transaction of the engine.
+func (st *state) get(keys [][]byte, into []fulcrum.Entry) error {
+	var few [16]int
 	for {
 		st.mu.RLock()
-		e, ok := st.live.get(key)
-		if !ok {
-			e, ok = st.frozen.get(key)
+		absent := few[:0]
+		for i, key := range keys {
+			e, ok := st.live.get(key)
+			if !ok {
+				e, ok = st.frozen.get(key)
+			}
+			switch {
+			case !ok:
+				absent = append(absent, i)
+			case removal(e):
+				into[i] = fulcrum.Entry{}
+			default:
+				into[i] = e
+			}
 		}
 		at, turns, dropped := st.home, st.turns, st.dropped
 		st.mu.RUnlock()
-		switch {
-		case dropped:
-			return fulcrum.Entry{}, errDropped
-		case ok && removal(e):
-			return fulcrum.Entry{}, nil
-		case ok:
-			return e, nil
+		if dropped {
+			return errDropped
 		}
-		e, found, err := st.load(at, key)
+		if len(absent) == 0 {
+			return nil
+		}
+		found, err := st.load(at, keys, absent, into)
 		if err != nil || found {
-			return e, err
+			return err
 		}
 		// No bucket: the state was never committed, or an Install took its place.
 		st.mu.RLock()
 		same := st.turns == turns
 		st.mu.RUnlock()
 		if same {
-			return fulcrum.Entry{}, nil
+			return nil
 		}
 	}
 }
 
-// load reads a key from the file; found is false when there is no bucket.
-func (st *state) load(at home, key []byte) (e fulcrum.Entry, found bool, err error) {
+// load reads the keys at some places from the file; found is false when there is no bucket.
+func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry) (found bool, err error) {
 	if st.s.closed.Load() {
-		return e, false, errClosed
+		return false, errClosed
 	}
 	defer notify(st.s.readC)
-	gerr := guard(func() error {
+	key := keys[places[0]]
+	err = guard(func() error {
 		tx, err := st.s.bolt.Begin(false)
 		if err != nil {
 			return err
 		}
 		defer tx.Rollback()
 		b := tx.Bucket(at.name)
-		if b == nil {
-			return nil
+		found = b != nil
+		for _, i := range places {
+			into[i] = fulcrum.Entry{}
+			if b == nil {
+				continue
+			}
+			key = keys[i]
+			if stored := b.Get(key); stored != nil {
+				e, err := decodeEntry(at.seed, key, stored)
+				if err != nil {
+					return err
+				}
+				into[i] = copied(e) // the page goes with the transaction
+			}
 		}
-		found = true
-		if stored := b.Get(key); stored != nil {
-			e, err = decodeEntry(at.seed, key, stored)
-			e = copied(e) // the page goes with the transaction
-		}
-		return err
+		return nil
 	})
-	if gerr != nil {
-		return fulcrum.Entry{}, true, st.damaged(key, gerr)
+	if err != nil {
+		return false, st.damaged(key, err)
 	}
-	return e, found, nil
+	return found, nil
 }
 
 // copied returns e with slices of its own, in one piece.

@@ -329,6 +329,16 @@ func (m *modelState) same(t *rapid.T, st replication.State) error {
 	if err != nil || !equal(e, m.entries[string(key)]) {
 		return fmt.Errorf("get %q gives %+v, %v; want %+v", key, e, err, m.entries[string(key)])
 	}
+	keys := append(rapid.SliceOfN(keyGen, 0, 20).Draw(t, "keys"), key)
+	all, err := st.GetAll(keys)
+	if err != nil || len(all) != len(keys) {
+		return fmt.Errorf("get of %q gives %d entries, %v", keys, len(all), err)
+	}
+	for i, e := range all {
+		if want := m.entries[string(keys[i])]; !equal(e, want) {
+			return fmt.Errorf("get of %q gives %+v at %d; want %+v", keys, e, i, want)
+		}
+	}
 	for _, name := range extraNames {
 		if b, err := st.Extra(name); err != nil || string(b) != m.extra[name] {
 			return fmt.Errorf("extra %s is %q, %v; want %q", name, b, err, m.extra[name])
@@ -461,8 +471,9 @@ func TestDamagedValueIsRefused(t *testing.T) {
 	must(t, err, f.Close())
 
 	e, err := st.Get([]byte("apple"))
+	_, aerr := st.GetAll([][]byte{[]byte("pear"), []byte("apple"), []byte("plum")})
 	serr := st.Scan(nil, nil, func(fulcrum.Entry) bool { return true })
-	for _, err := range []error{err, serr} {
+	for _, err := range []error{err, aerr, serr} {
 		if !errors.Is(err, fulcrum.ErrDisk) || !strings.Contains(err.Error(), `"apple" of group 6 in `+path) {
 			t.Errorf("error %v, entry %+v", err, e)
 		}

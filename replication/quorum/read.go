@@ -37,10 +37,8 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 	out := replication.Outcome{Given: level, Needed: n.total(), Staleness: -1, Acks: 1}
 	entries := make([]fulcrum.Entry, len(req.Keys))
 	if reach.has(g.topo.self) {
-		for i, k := range req.Keys {
-			if entries[i], err = g.env.State.Get(k); err != nil {
-				return replication.ReadReply{}, g.errorf(fulcrum.CodeDisk, "get: %w", err)
-			}
+		if entries, err = g.env.State.GetAll(req.Keys); err != nil {
+			return replication.ReadReply{}, g.errorf(fulcrum.CodeDisk, "get: %w", err)
 		}
 		if n.met(set(0).with(g.topo.self)) {
 			out.Position = newestOf(entries)

@@ -150,13 +150,11 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 		if err != nil {
 			return err
 		}
-		reply.Entries = make([]fulcrum.Entry, 0, len(req.Keys))
-		for _, key := range req.Keys {
-			e, err := g.env.State.Get(key)
-			if err != nil {
-				return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
-			}
-			reply.Entries = append(reply.Entries, judged(e, now))
+		if reply.Entries, err = g.env.State.GetAll(req.Keys); err != nil {
+			return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
+		}
+		for i, e := range reply.Entries {
+			reply.Entries[i] = judged(e, now)
 		}
 		return nil
 	})

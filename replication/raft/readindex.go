@@ -180,14 +180,11 @@ func (c *core) vouched(from fulcrum.NodeID, term uint64) (r confirmation, ok boo
 	}
 	v := in.view.Load()
 	_, self := c.leading(in)
-	if !self || v.Role != protocol.Leader || in.applied.Load() < v.first {
-		return r, false
-	}
-	if v.Term != term && !mutant.On("question-of-any-term") { // mutant: has elected nobody else, as far as it knows
+	if !self || v.Role != protocol.Leader || v.Term != term || in.applied.Load() < v.first {
 		return r, false
 	}
 	voters := v.conf.Voters()
-	r = confirmation{term: v.Term, leader: c.env.Node, acks: 2, need: len(voters)/2 + 1}
+	r = confirmation{term: term, leader: c.env.Node, acks: 2, need: len(voters)/2 + 1}
 	if r.acks < r.need || !slices.Contains(voters, from) || !slices.Contains(voters, c.env.Node) {
 		return r, false
 	}

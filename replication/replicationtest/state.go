@@ -99,6 +99,15 @@ func (s *State) Get(key []byte) (fulcrum.Entry, error) {
 	return e, nil
 }
 
+// GetAll implements replication.State.
+func (s *State) GetAll(keys [][]byte) ([]fulcrum.Entry, error) {
+	entries := make([]fulcrum.Entry, len(keys))
+	for i, key := range keys {
+		entries[i], _ = s.Get(key)
+	}
+	return entries, nil
+}
+
 func scanTree(tree *btree.BTreeG[fulcrum.Entry], start, end []byte, f func(fulcrum.Entry) bool) {
 	tree.Ascend(fulcrum.Entry{Key: start}, func(e fulcrum.Entry) bool {
 		if end != nil && bytes.Compare(e.Key, end) >= 0 {
