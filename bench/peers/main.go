@@ -20,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"fulcrum/bench/figures"
 )
 
 // settings are the flags.
@@ -219,7 +221,7 @@ func measureAll(ctx context.Context, s *settings, errs io.Writer) (report *Repor
 				return report, fmt.Errorf("%s at %d clients, %s: %w", m.contest, m.clients, m.label, err)
 			}
 			report.add(m, got)
-			say("[%d/%d] %s, %d clients, %s: %.0f ops/s, p99 %s", repeat*len(plan)+i+1, total, m.contest, m.clients, m.label, got.OpsPerSec, millis(got.P99))
+			say("[%d/%d] %s, %d clients, %s: %.0f ops/s, p99 %s", repeat*len(plan)+i+1, total, m.contest, m.clients, m.label, got.OpsPerSec, figures.Millis(got.P99))
 		}
 	}
 	return report, nil

@@ -10,41 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"fulcrum/bench/figures"
 )
-
-func TestCPUTime(t *testing.T) {
-	d, err := cpuTime("4242 (a (strange) name) S 1 4242 4242 0 -1 4194560 1500 0 0 0 123 77 0 0 20 0 9 0 100 0")
-	if err != nil || d != 2*time.Second {
-		t.Errorf("%s, %v; want 2s", d, err)
-	}
-	for _, bad := range []string{"", "1 (x) S", "1 (x) S 1 1 1 0 -1 0 0 0 0 0 a b 0 0"} {
-		if _, err := cpuTime(bad); err == nil {
-			t.Errorf("%q is taken", bad)
-		}
-	}
-	if _, err := cpuOf([]int{os.Getpid()}); err != nil {
-		t.Errorf("of this process: %v", err)
-	}
-}
-
-func TestRatios(t *testing.T) {
-	at := func(ops ...float64) (out []sample) {
-		for _, o := range ops {
-			out = append(out, sample{OpsPerSec: o})
-		}
-		return out
-	}
-	r := ratioOf(at(400, 1000, 300), at(100, 200, 150))
-	if r.Median != 400.0/150 || r.Min != 2 || r.Max != 5 {
-		t.Errorf("%+v; want the ratio of the medians, 2.67, between 2 and 5", r)
-	}
-	if r := ratioOf(at(1), at(0)); r != nil {
-		t.Errorf("against nothing: %+v", r)
-	}
-	if s := spreadOf(at(4, 1, 3, 2), func(s sample) float64 { return s.OpsPerSec }); s != (Spread{2.5, 1, 4}) {
-		t.Errorf("%+v", s)
-	}
-}
 
 func TestTheReport(t *testing.T) {
 	s := settings{nodes: 3, keys: 10, size: "256", duration: time.Second, repeats: 2}
@@ -68,15 +36,15 @@ func TestTheReport(t *testing.T) {
 		}
 	}
 	doc := "before\n<!-- peers: x -->\n\nold\n\n<!-- end of peers -->\nafter\n"
-	once, err := between(doc, "peers", text)
+	once, err := figures.Between(doc, "peers", text)
 	if err != nil || strings.Contains(once, "old") || !strings.HasPrefix(once, "before\n<!-- peers: x -->\n") || !strings.HasSuffix(once, "<!-- end of peers -->\nafter\n") {
 		t.Errorf("inserted: %v\n%s", err, once)
 	}
-	if twice, _ := between(once, "peers", text); twice != once {
+	if twice, _ := figures.Between(once, "peers", text); twice != once {
 		t.Errorf("inserted again, the document changes:\n%s", twice)
 	}
 	for _, other := range []string{"nothing", strings.ReplaceAll(doc, "peers", "go-ycsb")} {
-		if _, err := between(other, "peers", text); err == nil {
+		if _, err := figures.Between(other, "peers", text); err == nil {
 			t.Errorf("a document without the comments is taken: %s", other)
 		}
 	}
@@ -149,7 +117,7 @@ func TestProcessesAreStopped(t *testing.T) {
 	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
-	if d, err := cpuOf(pids); err == nil {
+	if d, err := figures.CPU(pids...); err == nil {
 		t.Errorf("they still run: %s", d)
 	}
 	if ports, err := freePorts(5); err != nil || len(slices.Compact(slices.Sorted(slices.Values(ports)))) != 5 || math.MaxUint16 < slices.Max(ports) {

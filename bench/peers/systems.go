@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"fulcrum/bench"
+	"fulcrum/bench/figures"
 	"fulcrum/local"
 )
 
@@ -100,10 +101,12 @@ func (sys *system) load(ctx context.Context, s *settings) error {
 	return nil
 }
 
+func (s sample) ops() float64 { return s.OpsPerSec }
+
 // measure runs the load generator once, or that of go-ycsb, and looks what the servers
 // used meanwhile.
 func (sys *system) measure(ctx context.Context, byYCSB bool, args ...string) (sample, error) {
-	before, err := cpuOf(sys.pids)
+	before, err := figures.CPU(sys.pids...)
 	if err != nil {
 		return sample{}, err
 	}
@@ -124,7 +127,7 @@ func (sys *system) measure(ctx context.Context, byYCSB bool, args ...string) (sa
 	if err := cmd.Run(); err != nil {
 		return sample{}, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(errs.String()))
 	}
-	after, err := cpuOf(sys.pids)
+	after, err := figures.CPU(sys.pids...)
 	if err != nil {
 		return sample{}, err
 	}
@@ -454,36 +457,4 @@ func (p *processes) stop() error {
 		<-one.done
 	}
 	return errors.Join(errs...)
-}
-
-// ticks a second of the times in /proc: 100 on every Linux.
-const ticks = 100
-
-// cpuOf is the processor time that processes have used, in user and in kernel mode.
-func cpuOf(pids []int) (time.Duration, error) {
-	var sum time.Duration
-	for _, pid := range pids {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return 0, fmt.Errorf("a server has ended: %w", err)
-		}
-		d, err := cpuTime(string(b))
-		if err != nil {
-			return 0, err
-		}
-		sum += d
-	}
-	return sum, nil
-}
-
-// cpuTime reads utime and stime, fields 14 and 15 (proc(5)); the name before them may hold
-// anything.
-func cpuTime(stat string) (time.Duration, error) {
-	f := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(f) < 13 {
-		return 0, fmt.Errorf("not the stat of a process: %q", stat)
-	}
-	user, err := strconv.ParseInt(f[11], 10, 64)
-	system, err2 := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(user+system) * time.Second / ticks, errors.Join(err, err2)
 }
