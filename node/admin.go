@@ -26,6 +26,7 @@ type adminRequest struct {
 	With     []fulcrum.NodeID     `json:",omitempty"`
 	Attempt  int                  `json:",omitempty"`
 	Term     uint64               `json:",omitempty"`
+	Made     *catalog.Applied     `json:",omitempty"`
 }
 
 func (n *Node) handleAdmin(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
@@ -54,6 +55,11 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "propose":
 		result, err := n.catalog.Propose(ctx, req.Command)
 		return catalogResult(result, err)
+	case "shows":
+		if req.Made == nil {
+			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "shows without what was made")
+		}
+		return struct{}{}, n.awaitCopy(ctx, *req.Made)
 	case "applied":
 		return n.catalog.Applied(), nil
 	case "born":

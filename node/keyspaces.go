@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"fulcrum"
@@ -50,7 +51,8 @@ func (n *Node) KeyspaceByID(id uint32) (fulcrum.KeyspaceInfo, error) {
 	return keyspaceInfo(ks), nil
 }
 
-// CreateKeyspace makes a keyspace and returns once this node knows it.
+// CreateKeyspace makes a keyspace and returns once this node knows it, and every other
+// that is in reach: see agree.
 func (n *Node) CreateKeyspace(ctx context.Context, spec fulcrum.KeyspaceSpec) (fulcrum.KeyspaceInfo, error) {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
@@ -103,12 +105,12 @@ func (n *Node) DropKeyspace(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return n.awaitCopy(ctx, made)
+	return n.agree(ctx, made)
 }
 
-// await is awaitCopy, and returns the keyspace as it then is.
+// await is agree, and returns the keyspace as it then is.
 func (n *Node) await(ctx context.Context, name string, made catalog.Applied) (fulcrum.KeyspaceInfo, error) {
-	if err := n.awaitCopy(ctx, made); err != nil {
+	if err := n.agree(ctx, made); err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
 	st := n.machine.State()
@@ -117,6 +119,28 @@ func (n *Node) await(ctx context.Context, name string, made catalog.Applied) (fu
 		return fulcrum.KeyspaceInfo{}, catalog.NoKeyspace(name, st)
 	}
 	return keyspaceInfo(ks), nil
+}
+
+// agreeTime is how long a change of keyspaces waits for the other nodes' copies of the
+// catalog. Who does not show it by then is away, and hears of it later.
+const agreeTime = time.Second
+
+// agree is awaitCopy, and then gives the other nodes agreeTime to show the command, too:
+// whoever made a keyspace here may use it on any of them next.
+func (n *Node) agree(ctx context.Context, made catalog.Applied) error {
+	if err := n.awaitCopy(ctx, made); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, agreeTime)
+	defer cancel()
+	var others sync.WaitGroup
+	for _, id := range n.machine.State().NodeNames() {
+		if id != n.opt.Name {
+			others.Go(func() { _, _ = ask[struct{}](ctx, n, id, adminRequest{Do: "shows", Made: &made}) })
+		}
+	}
+	others.Wait()
+	return nil
 }
 
 // awaitCopy returns once this node's copy of the catalog shows a command, so that

@@ -301,3 +301,42 @@ func TestARemovedNodeGivesItsReplicasAway(t *testing.T) {
 		}
 	})
 }
+
+// Whoever made a keyspace through one node may use it on any other next, also on one that
+// hears late of it; who is cut off does not hold that up for long.
+func TestAKeyspaceIsKnownEverywhereOnceItIsMade(t *testing.T) {
+	inBubble(t, sim.ClusterOptions{Nodes: 3}, func(t *testing.T, c *sim.Cluster) {
+		leader := c.Node("n1").Cluster().CatalogLeader
+		var others []fulcrum.NodeID
+		for _, id := range c.Names() {
+			if id != leader {
+				others = append(others, id)
+			}
+		}
+		at, far := others[0], others[1]
+		links := func(f fulcrum.Fault) {
+			for _, from := range []fulcrum.NodeID{leader, at} {
+				f.ID, f.Kind, f.From, f.To = string(from), "link", from, far
+				do(t, c.Inject(f))
+			}
+		}
+		links(fulcrum.Fault{Delay: fulcrum.Duration(200 * time.Millisecond)})
+		do(t, makeKeyspace(t, c, at, "late"))
+		for _, id := range c.Names() {
+			if _, err := c.Node(id).Keyspace("late"); err != nil {
+				t.Errorf("%s, once it was made: %v", id, err)
+			}
+		}
+		do(t, c.Node(at).DropKeyspace(t.Context(), "late"))
+		if _, err := c.Node(far).Keyspace("late"); err == nil {
+			t.Errorf("%s has a keyspace that was dropped", far)
+		}
+		do(t, c.Heal(string(leader), string(at)))
+		links(fulcrum.Fault{Drop: true})
+		begun := time.Now()
+		do(t, makeKeyspace(t, c, at, "cut"))
+		if took := time.Since(begun); took > 1500*time.Millisecond {
+			t.Errorf("a node that is cut off held up a new keyspace for %s", took)
+		}
+	})
+}
