@@ -386,8 +386,8 @@ func (v *boltFile) read(e element) error {
 			} else {
 				before = e.key
 			}
-		} else if err := checkEntry(seed, e.key, e.value, &t); err != nil {
-			return fmt.Errorf("key %q: %w", e.key, err)
+		} else if !isWhole(seed, e.key, e.value) {
+			return fmt.Errorf("key %q: %w", e.key, errSum)
 		}
 		t.add(1, 0, storedSum(e.value))
 		return nil
@@ -441,12 +441,6 @@ func (t *tally) add(keys int, size int64, sums uint64) {
 	t.keys += keys
 	t.bytes += size
 	t.sums = (t.sums + sums) &^ tallyKnown
-}
-
-func checkEntry(seed uint32, key, stored []byte, t *tally) error {
-	e, err := decodeEntry(seed, key, stored)
-	t.bytes += int64(len(key) + len(e.Value))
-	return err
 }
 
 // inline reads a bucket that is small enough to stand in the place of its root.

@@ -204,10 +204,15 @@ func encodeEntry(seed uint32, e fulcrum.Entry) []byte {
 	return b
 }
 
+// isWhole reports whether a stored entry is what was written under that key.
+func isWhole(seed uint32, key, stored []byte) bool {
+	return len(stored) >= sumSize && (binary.BigEndian.Uint32(stored) == sum(seed, key, stored[sumSize:]) ||
+		mutant.On("checksum-ignored")) // mutant: serves what the disk has damaged
+}
+
 // decodeEntry's result points into key and stored.
 func decodeEntry(seed uint32, key, stored []byte) (fulcrum.Entry, error) {
-	if len(stored) < sumSize || binary.BigEndian.Uint32(stored) != sum(seed, key, stored[sumSize:]) &&
-		!mutant.On("checksum-ignored") { // mutant: serves what the disk has damaged
+	if !isWhole(seed, key, stored) {
 		return fulcrum.Entry{}, errSum
 	}
 	e, rest, err := fulcrum.DecodeEntry(stored[sumSize:])
