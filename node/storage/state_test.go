@@ -329,7 +329,7 @@ func (m *modelState) same(t *rapid.T, st replication.State) error {
 	if err != nil || !equal(e, m.entries[string(key)]) {
 		return fmt.Errorf("get %q gives %+v, %v; want %+v", key, e, err, m.entries[string(key)])
 	}
-	keys := append(rapid.SliceOfN(keyGen, 0, 20).Draw(t, "keys"), key)
+	keys := append(rapid.SliceOfN(keyGen, 0, 6).Draw(t, "keys"), key)
 	all, err := st.GetAll(keys)
 	if err != nil || len(all) != len(keys) {
 		return fmt.Errorf("get of %q gives %d entries, %v", keys, len(all), err)
