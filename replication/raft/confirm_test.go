@@ -150,29 +150,39 @@ func TestConfirmationBeginsAfterTheRead(t *testing.T) {
 // is committed. It must not answer before it does.
 func TestNewLeaderPassesABarrierFirst(t *testing.T) {
 	shown(t, func(t *testing.T, c *replicationtest.Cluster) bool {
-		a := leader(t, c)
-		b, d := others(c, a)[0], others(c, a)[1]
-		mustPut(t, c, a, "k", "old")
-		time.Sleep(time.Second)
-		mustPut(t, c, a, "k", "new")
-		c.Net.Isolate(a) // before the followers hear that it is committed
-		if c.Log(b).Last() < c.Log(d).Last() {
-			b, d = d, b
-		}
-		c.Net.OnCall(func(from, to fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
-			v.Drop = from == b && msg[0] == raft.MsgAppend // the new leader can commit nothing
-			return v
-		})
-		usurp(t, c.Net, d, b)
-		time.Sleep(20 * time.Millisecond)
-		if got, _ := read(c, b, "k", consistency.L(consistency.One)); got != "old" || !c.Group(b).Status().IsLeader {
-			return false // the follower has heard of the commit
+		b, _, came := leaderWithoutBarrier(t, c)
+		if !came {
+			return false
 		}
 		if got, err := read(c, b, "k", consistency.L(consistency.Linearizable)); err == nil && got != "new" {
 			t.Errorf("a leader without a barrier served %q", got)
 		}
 		return true
 	})
+}
+
+// leaderWithoutBarrier makes a new leader, with one follower, of which "k" was "old" and is
+// "new", committed, but neither has heard of that, and nothing more can be committed. It
+// reports whether that came about.
+func leaderWithoutBarrier(t *testing.T, c *replicationtest.Cluster) (heir, follower fulcrum.NodeID, came bool) {
+	t.Helper()
+	a := leader(t, c)
+	b, d := others(c, a)[0], others(c, a)[1]
+	mustPut(t, c, a, "k", "old")
+	time.Sleep(time.Second)
+	mustPut(t, c, a, "k", "new")
+	c.Net.Isolate(a) // before the followers hear that it is committed
+	if c.Log(b).Last() < c.Log(d).Last() {
+		b, d = d, b
+	}
+	c.Net.OnCall(func(from, to fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
+		v.Drop = from == b && msg[0] == raft.MsgAppend // the new leader can commit nothing
+		return v
+	})
+	usurp(t, c.Net, d, b)
+	time.Sleep(20 * time.Millisecond)
+	got, _ := read(c, b, "k", consistency.L(consistency.One))
+	return b, d, got == "old" && c.Group(b).Status().IsLeader // else the follower has heard of the commit
 }
 
 func TestReadsShareRounds(t *testing.T) {
