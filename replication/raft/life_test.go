@@ -63,32 +63,42 @@ func TestWritesCoalesce(t *testing.T) {
 }
 
 func TestFullQueueIsOverloadedAtOnce(t *testing.T) {
-	cluster(t, 3, raft.Tuning{Queue: 10}, func(t *testing.T, c *replicationtest.Cluster) {
+	const room = 10
+	cluster(t, 3, raft.Tuning{Queue: room}, func(t *testing.T, c *replicationtest.Cluster) {
 		l := leader(t, c)
-		c.Log(l).SyncDelay(200 * time.Millisecond)
+		mustPut(t, c, l, "k", "v")
+		for _, id := range c.IDs { // of all, as the leader needs only two
+			c.Log(id).SyncDelay(200 * time.Millisecond)
+		}
 		var mu sync.Mutex
 		var refused, done int
 		var wg sync.WaitGroup
+		write := func(key string) {
+			begun := time.Now()
+			ctx, cancel := within(5 * time.Second)
+			defer cancel()
+			_, err := c.Group(l).Write(ctx, put(key, "v"))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				done++
+			case !errors.Is(err, fulcrum.ErrOverloaded):
+				t.Errorf("write: %v", err)
+			case time.Since(begun) > 0:
+				t.Errorf("refused only after %s", time.Since(begun))
+			default:
+				refused++
+			}
+		}
+		wg.Go(func() { write("under way") })
+		synctest.Wait() // its entry waits for the disks, and until it is done nothing leaves the queue
 		for i := range 100 {
-			wg.Go(func() {
-				ctx, cancel := within(5 * time.Second)
-				defer cancel()
-				_, err := c.Group(l).Write(ctx, put(fmt.Sprint(i), "v"))
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case err == nil:
-					done++
-				case errors.Is(err, fulcrum.ErrOverloaded):
-					refused++
-				default:
-					t.Errorf("write: %v", err)
-				}
-			})
+			wg.Go(func() { write(fmt.Sprint(i)) })
 		}
 		wg.Wait()
-		if refused < 50 || done < 10 {
-			t.Errorf("%d done, %d refused of 100 with a queue of 10", done, refused)
+		if refused != 100-room || done != 1+room {
+			t.Errorf("%d done, %d refused of 100 with a queue of %d behind one under way", done, refused, room)
 		}
 	})
 }
