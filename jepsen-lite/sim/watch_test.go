@@ -18,7 +18,7 @@ import (
 
 // watcher follows a keyspace from node to node, as a client does.
 type watcher struct {
-	mu     sync.Mutex
+	mu     sync.Mutex // guards what follows while run runs
 	events []fulcrum.Event
 	after  string
 	signs  int // batches without events
@@ -30,15 +30,19 @@ type watcher struct {
 // run watches at one node after another, always behind what it was told last, until ctx
 // ends or no node can go on.
 func (w *watcher) run(ctx context.Context, c *sim.Cluster, keyspace string, req api.Watch) {
-	w.after = req.After
 	names := c.Names()
 	for i := 0; ctx.Err() == nil; i++ {
-		req.After = w.after
+		at := names[i%len(names)]
 		w.mu.Lock()
-		w.at = names[i%len(names)]
+		w.at = at
+		if w.after != "" {
+			req.After = w.after
+		}
 		w.mu.Unlock()
-		err := c.Call(ctx, w.at, func(ctx context.Context, b api.Backend) error {
+		err := c.Call(ctx, at, func(ctx context.Context, b api.Backend) error {
+			w.mu.Lock()
 			w.starts++
+			w.mu.Unlock()
 			return b.Watch(ctx, api.Call{Keyspace: keyspace}, req, func(b api.WatchBatch) error {
 				if ctx.Err() != nil {
 					return ctx.Err() // the node died before this got out
@@ -53,7 +57,9 @@ func (w *watcher) run(ctx context.Context, c *sim.Cluster, keyspace string, req 
 			})
 		})
 		if e := fulcrum.AsError(err); e != nil && e.Code != fulcrum.CodeUnavailable && e.Code != fulcrum.CodeUnknown && ctx.Err() == nil {
+			w.mu.Lock()
 			w.ended = err
+			w.mu.Unlock()
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -73,7 +79,19 @@ func (w *watcher) has(t *testing.T, key, value string) {
 		}
 		w.mu.Unlock()
 	}
-	t.Fatalf("%s=%s was not told within a minute; the watch ended with %v", key, value, w.ended)
+	t.Fatalf("%s=%s was not told within a minute; the watch ended with %v", key, value, w.end())
+}
+
+// stands says how often the watch began, its signs of life, and why it ended, if it has.
+func (w *watcher) stands() (starts, signs int, ended error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.starts, w.signs, w.ended
+}
+
+func (w *watcher) end() error {
+	_, _, ended := w.stands()
+	return ended
 }
 
 // watchIn starts a watcher; stop ends it and waits.
@@ -95,7 +113,7 @@ func (w *watcher) begun(t *testing.T) {
 			return
 		}
 	}
-	t.Fatalf("the watch has not begun within a minute: %v", w.ended)
+	t.Fatalf("the watch has not begun within a minute: %v", w.end())
 }
 
 // wantOnce fails the test unless each acknowledged key was told exactly once, and the
@@ -234,11 +252,11 @@ func TestAWatchEndsWithItsKeyspace(t *testing.T) {
 		a.begun(t)
 		b.begun(t)
 		time.Sleep(20 * time.Second)
-		if a.signs < 3 || a.starts != 1 {
-			t.Errorf("an idle watch: %d signs of life in 20s, %d starts", a.signs, a.starts)
+		if starts, signs, _ := a.stands(); signs < 3 || starts != 1 {
+			t.Errorf("an idle watch: %d signs of life in 20s, %d starts", signs, starts)
 		}
-		if !errors.Is(q.ended, fulcrum.ErrMode) {
-			t.Errorf("watch in mode quorum: %v, want mode", q.ended)
+		if err := q.end(); !errors.Is(err, fulcrum.ErrMode) {
+			t.Errorf("watch in mode quorum: %v, want mode", err)
 		}
 		mode := "quorum"
 		if err := c.Node("n1").DropKeyspace(t.Context(), "a"); err != nil {
