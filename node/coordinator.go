@@ -388,7 +388,9 @@ func (op *operation) tryShard(ctx context.Context, g fulcrum.GroupID, haste bool
 			}
 			if to != "" {
 				if last = f(ctx, ref, level, to); last == nil {
-					op.n.hints.set(g, to, ref.Shard.Mode)
+					if op.access == consistency.Write {
+						op.n.hints.set(g, to, ref.Shard.Mode)
+					}
 					return nil
 				}
 				if haste {
@@ -496,6 +498,9 @@ func (op *operation) note(ref catalog.ShardRef, level consistency.Level, o repli
 func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o replication.Outcome) {
 	r := &op.receipt
 	sh := ref.Shard
+	if op.access == consistency.Read && o.Leader != "" {
+		op.n.hints.set(sh.Group, o.Leader, sh.Mode)
+	}
 	op.parts++
 	r.Mode, r.Level = sh.Mode, level
 	if op.parts == 1 {

@@ -125,25 +125,26 @@ func newTurn() chan struct{} {
 
 // Node is one running node. It implements api.Backend.
 type Node struct {
-	opt      Options
-	log      *slog.Logger
-	tokenKey []byte // seals session tokens
-	faults   *fault.Set
-	store    *storage.Store
-	peers    *transport.Transport
-	faulty   []*netfault.Net
-	members  *membership.Membership
-	machine  *catalog.Machine
-	saving   chan struct{} // holds one: whoever has it may copy the catalog to disk, so that the newest stays
-	catalog  *raft.Replica
-	metrics  *metrics
-	lease    lease
-	lives    liveness
-	host     *host
-	late     *lateQueue
-	status   statusCache
-	hints    leaderHints
-	missed   missed
+	opt       Options
+	log       *slog.Logger
+	tokenKey  []byte // seals session tokens
+	faults    *fault.Set
+	store     *storage.Store
+	peers     *transport.Transport
+	faulty    []*netfault.Net
+	members   *membership.Membership
+	machine   *catalog.Machine
+	saving    chan struct{} // holds one: whoever has it may copy the catalog to disk, so that the newest stays
+	catalog   *raft.Replica
+	metrics   *metrics
+	lease     lease
+	lives     liveness
+	host      *host
+	late      *lateQueue
+	status    statusCache
+	hints     leaderHints
+	witnesses witnesses
+	missed    missed
 
 	watching watching
 	clock    *swapClock

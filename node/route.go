@@ -12,7 +12,8 @@ import (
 	"fulcrum/replication"
 )
 
-// leaderHints remembers which replica last took an ordered request, by group.
+// leaderHints remembers by group who leads: who last took a write, or whom the answer to
+// a read named.
 type leaderHints struct {
 	mu      sync.Mutex
 	leaders map[fulcrum.GroupID]fulcrum.NodeID
@@ -180,6 +181,13 @@ func (n *Node) sendRead(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shar
 		}
 		return h.group.Read(ctx, req)
 	}
+	if n.witnessed(sh, req.Level) {
+		return n.readWitnessed(ctx, to, sh, req)
+	}
+	return n.forwardRead(ctx, to, sh, req)
+}
+
+func (n *Node) forwardRead(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shard, req replication.ReadRequest) (replication.ReadReply, error) {
 	answer, err := n.callRead(ctx, to, replication.AppendReadRequest(appendShard([]byte{dataRead}, sh.Group, sh.Epoch), req))
 	if err != nil {
 		return replication.ReadReply{}, err

@@ -175,6 +175,7 @@ func ReadWriteRequest(r *fulcrum.Reader) (WriteRequest, error) {
 // AppendReadRequest appends req.
 func AppendReadRequest(b []byte, req ReadRequest) []byte {
 	b = appendPosition(appendLevel(b, req.Level), req.Min)
+	b = fulcrum.AppendBytes(b, []byte(req.Witness))
 	b = binary.AppendUvarint(b, uint64(len(req.Keys)))
 	for _, k := range req.Keys {
 		b = fulcrum.AppendBytes(b, k)
@@ -185,6 +186,7 @@ func AppendReadRequest(b []byte, req ReadRequest) []byte {
 // ReadReadRequest reads what AppendReadRequest wrote.
 func ReadReadRequest(r *fulcrum.Reader) (req ReadRequest, err error) {
 	req.Level, req.Min = readLevel(r), readPosition(r)
+	req.Witness = fulcrum.NodeID(r.Bytes())
 	n, err := count(r)
 	if err != nil {
 		return req, err

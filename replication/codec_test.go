@@ -61,7 +61,7 @@ func TestCodecRoundTrips(t *testing.T) {
 		got, err = ReadWriteRequest(fulcrum.NewReader(AppendWriteRequest(nil, txn)))
 		same(t, got, txn, err)
 
-		rr := ReadRequest{Level: anyLevel(t), Min: anyPosition(t), Keys: [][]byte{anyBytes(t, "a"), anyBytes(t, "b")}}
+		rr := ReadRequest{Level: anyLevel(t), Min: anyPosition(t), Witness: "n2", Keys: [][]byte{anyBytes(t, "a"), anyBytes(t, "b")}}
 		gotR, err := ReadReadRequest(fulcrum.NewReader(AppendReadRequest(nil, rr)))
 		same(t, gotR, rr, err)
 

@@ -94,10 +94,16 @@ type WriteRequest struct {
 
 // ReadRequest asks for keys of one shard. Min is the floor that the session token
 // sets: only an answer that includes every write up to it will do (zero: any).
+//
+// Witness, if not empty, is another replica with a vote, which the coordinator asks for
+// its term from the moment of the request on. Then the leader may answer without a word
+// of anybody else: with one of Acks fewer than Needed, in the term of its Position. Such
+// an answer counts once the witness has said that term.
 type ReadRequest struct {
-	Keys  [][]byte
-	Level consistency.Level
-	Min   Position
+	Keys    [][]byte
+	Level   consistency.Level
+	Min     Position
+	Witness fulcrum.NodeID
 }
 
 // WriteReply is what a Write left behind. Results has one element a write of the

@@ -145,7 +145,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 // Read implements replication.Group.
 func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replication.ReadReply, error) {
 	var reply replication.ReadReply
-	out, err := g.answer(ctx, req.Level, req.Min, func() error {
+	out, err := g.answer(ctx, req.Level, req.Min, req.Witness, func() error {
 		now, err := g.readClock(ctx, req.Level)
 		if err != nil {
 			return err
@@ -172,7 +172,7 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 		limit = 1000
 	}
 	var reply replication.ScanReply
-	out, err := g.answer(ctx, req.Level, req.Min, func() error {
+	out, err := g.answer(ctx, req.Level, req.Min, "", func() error {
 		now, err := g.readClock(ctx, req.Level)
 		if err != nil {
 			return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -170,26 +169,13 @@ func (c *core) takeReadIndex(from fulcrum.NodeID, r *fulcrum.Reader, answer func
 
 // vouched is the round of a question whose sender was in term when it asked, if it and
 // this leader are a majority: then both have said so after the reads had arrived, which
-// is all that a round asks of a majority (confirm.go). The leader must have passed its
-// barrier, and looks at its own term before its commit index. It is no proof for the
-// leader's own bounded reads (proofs): the sender spoke at a time that only it knows.
+// is all that a round asks of a majority (confirm.go). It is no proof for the leader's
+// own bounded reads (proofs): the sender spoke at a time that only it knows.
 func (c *core) vouched(from fulcrum.NodeID, term uint64) (r confirmation, ok bool) {
-	in := c.instance.Load()
-	if in == nil {
+	if r, ok = c.pair(from); !ok || r.term != term {
 		return r, false
 	}
-	v := in.view.Load()
-	_, self := c.leading(in)
-	if !self || v.Role != protocol.Leader || v.Term != term || in.applied.Load() < v.first {
-		return r, false
-	}
-	voters := v.conf.Voters()
-	r = confirmation{term: term, leader: c.env.Node, acks: 2, need: len(voters)/2 + 1}
-	if r.acks < r.need || !slices.Contains(voters, from) || !slices.Contains(voters, c.env.Node) {
-		return r, false
-	}
-	r.commit.index = in.commit.Load()
-	r.index, r.commit.term = c.readIndex(r.commit.index)
+	r.acks++
 	return r, true
 }
 

@@ -17,7 +17,7 @@ const sessionPatience = 100 * time.Millisecond
 
 // answer runs read, which looks at State, when and if this replica may answer at the
 // level, perhaps more than once: the last run counts.
-func (g *Group) answer(ctx context.Context, level consistency.Level, min replication.Position, read func() error) (replication.Outcome, error) {
+func (g *Group) answer(ctx context.Context, level consistency.Level, min replication.Position, witness fulcrum.NodeID, read func() error) (replication.Outcome, error) {
 	if level.Kind == consistency.Default {
 		level = consistency.L(consistency.Linearizable)
 	}
@@ -28,7 +28,7 @@ func (g *Group) answer(ctx context.Context, level consistency.Level, min replica
 	var err error
 	switch level.Kind {
 	case consistency.Linearizable:
-		out, err = g.linearizable(ctx, level, read)
+		out, err = g.linearizable(ctx, level, witness, read)
 	case consistency.Lease:
 		out, err = g.leased(ctx, level, read)
 	case consistency.Bounded:
@@ -63,8 +63,8 @@ func (g *Group) asItIs(ctx context.Context, level consistency.Level, min replica
 // The fence is looked at when the read index is applied. Had the epoch ended before
 // the read arrived, the fence would be at or below the read index, and so be seen: what
 // the next epoch acknowledges is not missed by reads of this one.
-func (g *Group) linearizable(ctx context.Context, level consistency.Level, read func() error) (replication.Outcome, error) {
-	r, err := g.confirmed(ctx, false)
+func (g *Group) linearizable(ctx context.Context, level consistency.Level, witness fulcrum.NodeID, read func() error) (replication.Outcome, error) {
+	r, err := g.confirmed(ctx, false, witness)
 	if err != nil {
 		return replication.Outcome{}, err
 	}
@@ -76,12 +76,12 @@ func (g *Group) outcome(level consistency.Level, r confirmation) replication.Out
 }
 
 // confirmed returns when this replica holds everything that was acknowledged before
-// the call, in this epoch.
-func (g *Group) confirmed(ctx context.Context, lease bool) (confirmation, error) {
+// the call, in this epoch; where it lacks the word of a witness, once that has been said.
+func (g *Group) confirmed(ctx context.Context, lease bool, witness fulcrum.NodeID) (confirmation, error) {
 	if err := g.open(); err != nil {
 		return confirmation{}, err
 	}
-	r, err := g.prove(ctx, lease)
+	r, err := g.prove(ctx, lease, witness)
 	if err != nil {
 		return r, err
 	}
@@ -97,13 +97,16 @@ func (g *Group) open() error {
 }
 
 // prove is a round of our own or a question to the leader, but for the mutants.
-func (g *Group) prove(ctx context.Context, lease bool) (confirmation, error) {
+func (g *Group) prove(ctx context.Context, lease bool, witness fulcrum.NodeID) (confirmation, error) {
 	_, self := g.core.leader()
 	if self && mutant.On("no-confirm") {
 		return confirmation{leader: g.env.Node}, nil // mutant: thinks that it leads, and asks nobody
 	}
 	if in := g.core.instance.Load(); self && mutant.On("verify-leader-only") && in != nil {
 		return confirmation{leader: g.env.Node}, g.core.verifyLeader(ctx, in) // mutant: no round of its own, and no barrier
+	}
+	if r, ok := g.core.pair(witness); ok && self {
+		return r, g.core.reflect(ctx, r.index)
 	}
 	if self {
 		return g.core.confirm(ctx, lease)
@@ -148,7 +151,7 @@ func (g *Group) leased(ctx context.Context, level consistency.Level, read func()
 				Position: replication.Position{Term: l.term}}, nil
 		}
 	}
-	r, err := g.confirmed(ctx, true)
+	r, err := g.confirmed(ctx, true, "")
 	if err != nil {
 		return replication.Outcome{}, err
 	}
@@ -178,7 +181,7 @@ func (g *Group) bounded(ctx context.Context, level consistency.Level, min replic
 			return replication.Outcome{Given: level, Leader: leader, Acks: 1, Needed: 1, Staleness: age, Position: g.position()}, nil
 		}
 	}
-	r, err := g.confirmed(ctx, false)
+	r, err := g.confirmed(ctx, false, "")
 	if err != nil {
 		return replication.Outcome{}, err
 	}
