@@ -70,7 +70,7 @@ mutants-smoke: ## a choice of the mutants that takes less than a minute
 
 SOAKTIME ?= 1h
 soak: build ## whole nodes under the race detector, then simulated and real suites with ever new seeds for SOAKTIME (1h)
-	CGO_ENABLED=1 $(GO) test $(RACEFLAGS) -count=1 -timeout 20m ./jepsen-lite/sim
+	CGO_ENABLED=1 $(GO) test $(RACEFLAGS) -count=1 -timeout 60m ./jepsen-lite/sim
 	@end=$$(( $$(date +%s) + $$(echo $(SOAKTIME) | sed 's/h/*3600/;s/m/*60/;s/s//') )); n=0; \
 	while [ $$(date +%s) -lt $$end ]; do n=$$((n+1)); seed=$$(date +%s); echo "round $$n, seed $$seed"; \
 		bin/fulcrum jepsen suite --time 10m --seed $$seed -o table || exit 1; \
