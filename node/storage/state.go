@@ -380,7 +380,7 @@ func (st *state) thaw() {
 	if st.frozen == nil {
 		return
 	}
-	st.live.tree.Scan(func(e fulcrum.Entry) bool {
+	st.live.tree.Scan(func(e item) bool {
 		st.frozen.tree.Set(e)
 		return true
 	})
@@ -403,7 +403,7 @@ func (st *state) write(tx *bbolt.Tx) (standing, error) {
 	}
 	it := frozen.tree.Iter()
 	for ok, n := it.First(), 0; ok; ok, n = it.Next(), n+1 {
-		if err := putEntry(b, at.seed, it.Item(), &m.tally); err != nil {
+		if err := putEntry(b, at.seed, *it.Item().Entry, &m.tally); err != nil {
 			return m, err
 		}
 		if n%yieldEvery == 0 {
