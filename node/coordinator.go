@@ -60,9 +60,6 @@ func (op *operation) keyspace() (*catalog.State, *catalog.Keyspace, error) {
 	ks, ok := st.Keyspaces[op.call.Keyspace]
 	op.receipt = consistency.Receipt{Level: op.call.Level, Staleness: -1}
 	if !ok {
-		if len(st.Nodes) == 0 {
-			return nil, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "this node has not heard of its cluster yet").WithHint("see /readyz")
-		}
 		return nil, nil, catalog.NoKeyspace(op.call.Keyspace, st)
 	}
 	op.receipt.Keyspace, op.receipt.Node, op.receipt.Mode, op.receipt.Durable = ks.Name, op.n.opt.Name, ks.Mode, ks.Durability

@@ -44,9 +44,10 @@ func (n *Node) Keyspace(name string) (fulcrum.KeyspaceInfo, error) {
 
 // KeyspaceByID finds a keyspace by its Redis database number.
 func (n *Node) KeyspaceByID(id uint32) (fulcrum.KeyspaceInfo, error) {
-	ks, ok := n.machine.State().ByID(id)
+	st := n.machine.State()
+	ks, ok := st.ByID(id)
 	if !ok {
-		return fulcrum.KeyspaceInfo{}, fulcrum.Errorf(fulcrum.CodeNotFound, "no keyspace has the number %d", id).WithHint("see fulcrum keyspace list")
+		return fulcrum.KeyspaceInfo{}, catalog.NoNumber(id, st)
 	}
 	return keyspaceInfo(ks), nil
 }

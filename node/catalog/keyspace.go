@@ -318,5 +318,22 @@ func (s *State) keyspace(name string) (*Keyspace, error) {
 
 // NoKeyspace is the error for a keyspace that is not there.
 func NoKeyspace(name string, s *State) error {
+	if len(s.Nodes) == 0 {
+		return errUnheard()
+	}
 	return fulcrum.Errorf(fulcrum.CodeNotFound, "no keyspace %q", name).WithHint("there are: %s", strings.Join(s.Names(), ", "))
+}
+
+// NoNumber is the same for a Redis database number.
+func NoNumber(id uint32, s *State) error {
+	if len(s.Nodes) == 0 {
+		return errUnheard()
+	}
+	return fulcrum.Errorf(fulcrum.CodeNotFound, "no keyspace has the number %d", id).WithHint("see fulcrum keyspace list")
+}
+
+// errUnheard: of a keyspace that a starting node does not know yet it must not be said
+// that there is none, which a client would take for the answer.
+func errUnheard() error {
+	return fulcrum.Errorf(fulcrum.CodeUnavailable, "this node has not heard of its cluster yet").WithHint("see /readyz")
 }

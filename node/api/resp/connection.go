@@ -1,6 +1,7 @@
 package resp
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"fulcrum"
 	"fulcrum/consistency"
 )
 
@@ -130,9 +132,14 @@ func runSelect(c *conn, args [][]byte) {
 		return
 	}
 	if id >= 0 && id <= 1<<32-1 {
-		if _, err := c.s.backend.KeyspaceByID(uint32(id)); err == nil {
+		_, err := c.s.backend.KeyspaceByID(uint32(id))
+		if err == nil {
 			c.db.Store(uint32(id))
 			c.out.ok()
+			return
+		}
+		if !errors.Is(err, fulcrum.ErrNotFound) {
+			c.fail(err)
 			return
 		}
 	}

@@ -57,6 +57,9 @@ func (f *fake) find(match func(fulcrum.KeyspaceInfo) bool) (fulcrum.KeyspaceInfo
 	if i := slices.IndexFunc(f.spaces, match); i >= 0 {
 		return f.spaces[i], nil
 	}
+	if len(f.spaces) == 0 {
+		return fulcrum.KeyspaceInfo{}, fulcrum.Errorf(fulcrum.CodeUnavailable, "not heard of the cluster yet")
+	}
 	return fulcrum.KeyspaceInfo{}, fulcrum.Errorf(fulcrum.CodeNotFound, "no such keyspace")
 }
 

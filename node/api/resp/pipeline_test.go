@@ -200,6 +200,25 @@ func TestDroppedKeyspace(t *testing.T) {
 	play(t, s, []step{{"SELECT 0", "+OK"}, {"SET a 1", "+OK"}})
 }
 
+// A node that starts without data does not know the keyspaces for a moment. That is no
+// answer about them: a client must be told to come again.
+func TestNoKeyspaceKnownYet(t *testing.T) {
+	f := newFake()
+	spaces := f.spaces
+	f.spaces = nil
+	_, addr := serve(t, Options{Backend: f})
+	s := connect(t, addr)
+	for _, cmd := range []string{"SELECT 0", "SELECT 1", "GET a", "SET a 1", "MGET a b", "SCAN 0", "DBSIZE", "KEYSPACE", "KEYSPACE cp", "WATCH a"} {
+		if got, want := s.line(cmd), "-UNAVAILABLE not heard of the cluster yet"; !strings.HasPrefix(got, want) {
+			t.Errorf("%s: got %q, want %q", cmd, got, want)
+		}
+	}
+	f.mu.Lock()
+	f.spaces = spaces
+	f.mu.Unlock()
+	play(t, s, []step{{"SELECT 1", "+OK"}, {"SET a 1", "+OK"}, {"SELECT 99", "-ERR DB index is out of range: there are 0 (default)..."}})
+}
+
 func TestClientReply(t *testing.T) {
 	_, addr := serve(t, Options{Backend: newFake()})
 	s := connect(t, addr)
