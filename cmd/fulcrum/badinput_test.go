@@ -101,6 +101,8 @@ func (c *cluster) badCommands() {
 		{"an empty key", exitUsage, []string{"key"}, []string{"put", "", "x"}},
 		{"a key over the limit", exitFailed, []string{"8192"}, []string{"put", long, "x"}},
 		{"a number that is a word", exitUsage, []string{"integer"}, []string{"incr", "-k", "cp", "word"}},
+		{"a negative number that looks like a flag", exitUsage, []string{"-- -5"}, []string{"incr", "-k", "cp", "n", "-5"}},
+		{"a time to live of nothing", exitUsage, []string{"--ttl", "positive"}, []string{"put", "--ttl", "0s", "there", "x"}},
 		{"an unknown node", exitFailed, []string{"n9", "n1"}, []string{"get", "--node", "n9", "there"}},
 		{"an unknown node to kill", exitFailed, []string{"n9"}, []string{"node", "kill", "n9"}},
 		{"a partition that names an unknown node", exitUsage, []string{"n9"}, []string{"fault", "partition", "n1/n2,n9"}},

@@ -40,6 +40,14 @@ func usagef(cmd *cobra.Command, format string, args ...any) error {
 	return usage(cmd, fmt.Errorf(format, args...))
 }
 
+// flagError says how to give an argument that looks like a flag, such as incr's -5.
+func flagError(cmd *cobra.Command, err error) error {
+	if strings.HasPrefix(err.Error(), "unknown shorthand flag") {
+		err = fmt.Errorf("%w (an argument that begins with - goes behind --, as in: incr KEY -- -5)", err)
+	}
+	return usage(cmd, err)
+}
+
 // args wraps a check of positional arguments so that it fails as wrong usage.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, a []string) error {

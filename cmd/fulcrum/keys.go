@@ -162,6 +162,7 @@ func printable(b []byte) (*string, string) {
 
 func (a *app) putCommand() *cobra.Command {
 	var ttl time.Duration
+	var ttlGiven func() bool // --ttl 0s is not "for ever"
 	var ifAbsent, ifPresent bool
 	c := a.writeCommand(&cobra.Command{
 		Use: "put KEY VALUE", Short: "Write a key ('-' reads the value from standard input)", Args: args(cobra.ExactArgs(2)),
@@ -171,10 +172,10 @@ func (a *app) putCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		switch {
-		case ttl < 0:
-			return usageError{err: fmt.Errorf("--ttl %s: must be positive", ttl)}
-		case ttl > 0:
+		if ttlGiven() {
+			if ttl <= 0 {
+				return usageError{err: fmt.Errorf("--ttl %s: must be positive", ttl)}
+			}
 			opts = append(opts, client.TTL(ttl))
 		}
 		switch {
@@ -192,6 +193,7 @@ func (a *app) putCommand() *cobra.Command {
 		return a.showKey(f, keyResult{Key: in[0]}, rc, func(w io.Writer) { fmt.Fprintln(w, "OK") })
 	})
 	c.Flags().DurationVar(&ttl, "ttl", 0, "expires after this long")
+	ttlGiven = func() bool { return c.Flags().Changed("ttl") }
 	c.Flags().BoolVar(&ifAbsent, "if-absent", false, "only if the key is not there")
 	c.Flags().BoolVar(&ifPresent, "if-present", false, "only if the key is there")
 	return c
@@ -219,7 +221,7 @@ func (a *app) deleteCommand() *cobra.Command {
 
 func (a *app) incrCommand() *cobra.Command {
 	return a.writeCommand(&cobra.Command{
-		Use: "incr KEY [DELTA]", Short: "Add to a key's number, atomically", Example: "  fulcrum incr -k cp visits\n  fulcrum incr -k cp visits 10 --request-id 7f3a    # run it twice: 10 are added once", Args: args(cobra.RangeArgs(1, 2)),
+		Use: "incr KEY [DELTA]", Short: "Add to a key's number, atomically", Example: "  fulcrum incr -k cp visits\n  fulcrum incr -k cp visits 10 --request-id 7f3a    # run it twice: 10 are added once\n  fulcrum incr -k cp stock -- -1", Args: args(cobra.RangeArgs(1, 2)),
 	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
 		delta := int64(1)
 		if len(in) == 2 {

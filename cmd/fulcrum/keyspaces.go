@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"text/tabwriter"
 	"time"
 
@@ -157,6 +158,10 @@ none is lost. The command shows progress and returns when the switch is done
 				return err
 			}
 			defer c.Close()
+			before, err := c.Keyspace(ctx, in[0])
+			if err != nil {
+				return err
+			}
 			k, err := c.AlterKeyspace(ctx, in[0], patch)
 			if err != nil {
 				return err
@@ -166,7 +171,7 @@ none is lost. The command shows progress and returns when the switch is done
 					return err
 				}
 			}
-			return a.show(k, func(w *tabwriter.Writer) { alterText(w, k, patch) })
+			return a.show(k, func(w *tabwriter.Writer) { alterText(w, before, k, patch) })
 		},
 	}
 	fl := c.Flags()
@@ -180,8 +185,12 @@ none is lost. The command shows progress and returns when the switch is done
 	return c
 }
 
-func alterText(w *tabwriter.Writer, k fulcrum.KeyspaceInfo, patch fulcrum.KeyspacePatch) {
+// alterText says what became of a patch. The switch that is told of a keyspace is its
+// last one, which may be older than the patch.
+func alterText(w io.Writer, before, k fulcrum.KeyspaceInfo, patch fulcrum.KeyspacePatch) {
 	switch s := k.Switch; {
+	case s != nil && patch.Mode != nil && s.State == "done" && before.Switch != nil && before.Switch.State == "done" && s.Started.Equal(before.Switch.Started):
+		fmt.Fprintf(w, "Keyspace %s runs in mode %s already.\n", k.Name, k.Mode)
 	case s != nil && (patch.Mode != nil || patch.Abort) && s.State == "done":
 		fmt.Fprintf(w, "Keyspace %s runs in mode %s: %d shards switched in %s.\n", k.Name, k.Mode, s.Total, s.Finished.Sub(s.Started).Round(time.Millisecond))
 	case s != nil && (patch.Mode != nil || patch.Abort):

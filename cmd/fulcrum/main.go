@@ -67,7 +67,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unavailable (definitely not done)
 	}
 	root.SetOut(t.out)
 	root.SetErr(t.err)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.SetFlagErrorFunc(flagError)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.data, "data", "data", "data directory of the local cluster (serve: of the node)")
 	flags.StringSliceVar(&a.endpoints, "endpoint", nil, "HTTP address of a node, such as http://127.0.0.1:7101; default: the nodes of the local cluster")

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -90,7 +91,7 @@ func (s clusterStatus) table(w *tabwriter.Writer, processes map[fulcrum.NodeID]s
 		if k.Target != k.Mode {
 			mode = fmt.Sprintf("%s -> %s (%d/%d)", k.Mode, k.Target, k.Switch.Done, k.Switch.Total)
 		}
-		row(w, k.Name, k.ID, mode, fmt.Sprintf("%d by %s", k.Shards, k.ShardBy), k.Replicas, k.WriteLevel, k.ReadLevel, keys, leaders, behind)
+		row(w, k.Name, k.ID, mode, fmt.Sprintf("%d by %s", k.Shards, k.ShardBy), s.replicas(k), k.WriteLevel, k.ReadLevel, keys, leaders, behind)
 	}
 	fmt.Fprintln(w)
 	if len(s.Faults) == 0 {
@@ -98,6 +99,21 @@ func (s clusterStatus) table(w *tabwriter.Writer, processes map[fulcrum.NodeID]s
 		return
 	}
 	faultTable(w, s.Faults)
+}
+
+// replicas is how many replicas each shard of a keyspace has: where nodes were removed
+// without another to take over, some have fewer than they should.
+func (s clusterStatus) replicas(k fulcrum.KeyspaceInfo) string {
+	least := k.Replicas
+	for _, sh := range s.Shards {
+		if sh.Keyspace == k.Name {
+			least = min(least, len(sh.Replicas))
+		}
+	}
+	if least < k.Replicas {
+		return fmt.Sprintf("%d of %d", least, k.Replicas)
+	}
+	return strconv.Itoa(k.Replicas)
 }
 
 // figures sums up a keyspace's shards: keys, who leads how many, how far replicas

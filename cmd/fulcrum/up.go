@@ -123,18 +123,31 @@ func (a *app) showUp(ctx context.Context, cluster *local.Cluster) error {
 		return err
 	}
 	_, port, _ := cutPort(first.RedisAddr)
+	partition := ""
+	if sides := halves(cluster.Names()); sides != "" {
+		partition = fmt.Sprintf("\n  %-46s  cut the network; fault heal mends it", bin+" fault partition "+sides)
+	}
 	fmt.Fprintf(a.out, `
 Try next:
   %[1]s put -k cp balance 100 --receipt
   %[1]s get -k cp balance
   redis-cli -p %[2]s -n 2 set likes 7
-  curl -si http://%[3]s/v1/kv/ap/likes
-  %[1]s fault partition n1,n2/n3,n4,n5      cut the network; fault heal mends it
+  curl -si http://%[3]s/v1/kv/ap/likes%[4]s
   %[1]s keyspace alter ap --mode raft       switch a mode, online
   %[1]s lab run cap                         the CAP theorem, measured
   %[1]s down                                stop it
-`, bin, port, first.HTTPAddr)
+`, bin, port, first.HTTPAddr, partition)
 	return nil
+}
+
+// halves are the sides of a cut with the majority on the second; "" where there is
+// nothing to cut.
+func halves(names []fulcrum.NodeID) string {
+	if len(names) < 2 {
+		return ""
+	}
+	k := max(1, (len(names)-1)/2)
+	return joinNodes(names[:k]) + "/" + joinNodes(names[k:])
 }
 
 func (a *app) downCommand() *cobra.Command {
