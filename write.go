@@ -187,7 +187,8 @@ func addInt(base, delta []byte, live bool) ([]byte, error) {
 	var n int64
 	var err error
 	if live {
-		if n, err = strconv.ParseInt(string(base), 10, 64); err != nil {
+		// As in Redis, what does not look as it would be written is not a number: 01, +1, -0.
+		if n, err = strconv.ParseInt(string(base), 10, 64); err != nil || strconv.FormatInt(n, 10) != string(base) {
 			return nil, ErrNotInteger
 		}
 	}

@@ -67,6 +67,7 @@ func TestCommands(t *testing.T) {
 		"numbers": {
 			{"INCR n", ":1"}, {"INCRBY n 41", ":42"}, {"DECR n", ":41"}, {"DECRBY n 40", ":1"}, {"DECRBY n -1", ":2"}, {"GET n", "$1\n2"},
 			{"INCRBY n 1.5", notInt}, {"INCRBY n 01", notInt}, {"INCRBY n +1", notInt}, {"SET s x", "+OK"}, {"INCR s", notInt},
+			{"SET s 01", "+OK"}, {"INCR s", notInt}, {"SET s +1", "+OK"}, {"INCR s", notInt}, {"SET s -0", "+OK"}, {"DECR s", notInt}, {"SET s -1", "+OK"}, {"INCR s", ":0"}, {"SET s x", "+OK"},
 			{"SET n 9223372036854775807", "+OK"}, {"INCR n", "-ERR increment or decrement would overflow"},
 			{"SET n -9223372036854775808", "+OK"}, {"DECR n", "-ERR increment or decrement would overflow"},
 			{"DECRBY n -9223372036854775808", "-ERR decrement would overflow"},
