@@ -11,7 +11,10 @@ import (
 	"maps"
 	"math/bits"
 	"os"
+	"sync"
 	"syscall"
+
+	"golang.org/x/sync/errgroup"
 
 	"fulcrum"
 )
@@ -30,8 +33,12 @@ const (
 	boltMetaSize = 56 // bytes that its sum covers
 	boltBranch   = 0x01
 	boltLeaf     = 0x02
+	boltMeta     = 0x04
 	boltBucket   = 0x01 // flag of an element: its value is a bucket
 )
+
+// manyPages of a file are read by several readers at a time.
+const manyPages = 4096
 
 // tally is what the entries of a bucket, or the standings, come to.
 type tally struct {
@@ -57,12 +64,9 @@ func (t tally) agrees(stored uint64) bool {
 
 // boltFile walks the engine's file.
 type boltFile struct {
-	b        []byte // the file, mapped
-	pageSize int
-	high     uint64   // pages from here on are not in use
-	used     []uint64 // bit set: pages met
-	taken    []uint64 // they, in the order in which they were met
-	at       uint64   // page that is being read
+	reader         // for all that is not spread over others
+	readers int    // how many read a bucket together; 0: as many as there are cores, if the file is large
+	newest  []byte // meta page that counts, from its magic number on
 
 	buckets   map[string]tally
 	standings map[string]standing // by the bucket that each has
@@ -135,21 +139,18 @@ func mapBolt(path string, f func(v *boltFile) error) error {
 	return err
 }
 
-// place says where an error was met.
-func (v *boltFile) place(err error) error {
-	if v.pageSize == 0 {
-		return err
-	}
-	return fmt.Errorf("damaged at offset %d: %w", v.at*uint64(v.pageSize), err)
-}
-
 func (v *boltFile) verify() error {
 	root, err := v.meta()
 	if err != nil {
 		return err
 	}
 	v.used = make([]uint64, v.high/64+1)
-	if err := v.tree(root, nil, nil, v.bucket); err != nil {
+	if v.readers == 0 && v.high >= manyPages {
+		n, putBack := allCores()
+		defer putBack()
+		v.readers = n
+	}
+	if err := v.tree(subtree{root: root}, v.bucket); err != nil {
 		return err
 	}
 	states, ok := v.buckets[string(statesBucket)]
@@ -230,126 +231,11 @@ func (v *boltFile) meta() (root uint64, err error) {
 		}
 		if tx := u64(b[48:]); tx >= newest {
 			newest, root, v.high = tx, u64(b[16:]), u64(b[40:])
+			v.newest = bytes.Clone(b[:boltMetaSize])
 		}
 	}
 	v.short = v.high > uint64(len(v.b)/v.pageSize)
 	return root, nil
-}
-
-func u16(b []byte) uint16 { return binary.NativeEndian.Uint16(b) }
-func u32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
-func u64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
-
-// page returns a page with those that belong to it, once.
-func (v *boltFile) page(n uint64) ([]byte, error) {
-	v.at = n
-	if n < 2 || n >= v.high {
-		return nil, fmt.Errorf("page %d of %d", n, v.high)
-	}
-	there := uint64(len(v.b) / v.pageSize)
-	if n >= there {
-		return nil, fmt.Errorf("page %d of a file of %d bytes: %w", n, len(v.b), io.ErrUnexpectedEOF)
-	}
-	b := v.b[n*uint64(v.pageSize):]
-	more := uint64(u32(b[12:]))
-	if u64(b) != n || more >= min(v.high, there)-n {
-		return nil, fmt.Errorf("page %d says that it is page %d and has %d more", n, u64(b), more)
-	}
-	for i := n; i <= n+more; i++ {
-		if v.used[i/64]&(1<<(i%64)) != 0 {
-			return nil, fmt.Errorf("page %d is used twice", i)
-		}
-		v.used[i/64] |= 1 << (i % 64)
-		v.taken = append(v.taken, i)
-	}
-	return b[:(1+more)*uint64(v.pageSize)], nil
-}
-
-// element is one of a page: of a branch with a child, or of a leaf with a value.
-type element struct {
-	flags      uint32
-	key, value []byte
-	child      uint64
-}
-
-// elements reads a page, or what an inline bucket has in its place, and returns how
-// many bytes of it are in use.
-func elements(b []byte) (list []element, leaf bool, used int, err error) {
-	if len(b) < boltHeader {
-		return nil, false, 0, fulcrum.ErrShort
-	}
-	flags, count := u16(b[8:]), int(u16(b[10:]))
-	leaf = flags == boltLeaf
-	used = boltHeader + count*boltElement
-	if !leaf && flags != boltBranch || used > len(b) {
-		return nil, false, 0, fmt.Errorf("flags %#x, %d elements", flags, count)
-	}
-	list = make([]element, count)
-	for i := range list {
-		at := boltHeader + i*boltElement
-		raw, e := b[at:], &list[i]
-		pos, key, value := u32(raw), u32(raw[4:]), uint32(0)
-		if leaf {
-			e.flags, pos, key, value = u32(raw), u32(raw[4:]), u32(raw[8:]), u32(raw[12:])
-		} else {
-			e.child = u64(raw[8:])
-		}
-		from := uint64(at) + uint64(pos)
-		to := from + uint64(key) + uint64(value)
-		if to > uint64(len(b)) {
-			return nil, false, 0, fmt.Errorf("element %d ends behind its page", i)
-		}
-		e.key, e.value = b[from:from+uint64(key)], b[from+uint64(key):to]
-		used = max(used, int(to))
-	}
-	return list, leaf, used, nil
-}
-
-// tree calls f for all elements of the leaves under a page. Their keys must rise and
-// be at least low and below high, when these are not nil.
-func (v *boltFile) tree(n uint64, low, high []byte, f func(element) error) error {
-	b, err := v.page(n)
-	if err != nil {
-		return err
-	}
-	list, leaf, used, err := elements(b)
-	if err != nil {
-		return err
-	}
-	// Bbolt never takes more pages than it needs; what it does not need may be another's.
-	if want := (used + v.pageSize - 1) / v.pageSize * v.pageSize; len(b) != want {
-		return fmt.Errorf("page %d takes %d bytes and needs %d", n, len(b), want)
-	}
-	if err := rising(list, low, high); err != nil {
-		return fmt.Errorf("page %d: %w", n, err)
-	}
-	for i, e := range list {
-		if leaf {
-			err = f(e)
-		} else {
-			next := high
-			if i+1 < len(list) {
-				next = list[i+1].key
-			}
-			err = v.tree(e.child, e.key, next, f)
-		}
-		if err != nil {
-			return err
-		}
-		v.at = n
-	}
-	return nil
-}
-
-func rising(list []element, low, high []byte) error {
-	for i, e := range list {
-		c := bytes.Compare(low, e.key)
-		if c > 0 || c == 0 && i > 0 || high != nil && bytes.Compare(e.key, high) >= 0 {
-			return fmt.Errorf("key %d, %q, is out of order", i, e.key)
-		}
-		low = e.key
-	}
-	return nil
 }
 
 // bucket reads a bucket of the first level: there are no others. One that is damaged
@@ -368,44 +254,99 @@ func (v *boltFile) bucket(e element) error {
 	return nil
 }
 
-func (v *boltFile) read(e element) error {
-	states := bytes.Equal(e.key, statesBucket)
-	if e.flags != boltBucket || len(e.value) < 16 || !states && (len(e.key) < 17 || e.key[0] != 'e') {
-		return fmt.Errorf("%q is no bucket of the engine", e.key)
-	}
+func (v *boltFile) read(e element) (err error) {
 	var t tally
-	seed := sum(0, e.key, nil)
-	var before []byte // the last key that was right, of the bucket of standings
-	entry := func(e element) error {
+	switch states := bytes.Equal(e.key, statesBucket); {
+	case e.flags != boltBucket || len(e.value) < 16 || !states && (len(e.key) < 17 || e.key[0] != 'e'):
+		return fmt.Errorf("%q is no bucket of the engine", e.key)
+	case states:
+		t, err = v.readStandings(e)
+	case v.readers > 1 && u64(e.value) != 0:
+		t, err = v.spread(e)
+	default:
+		err = v.entries(e, t.adder(e.key))
+	}
+	v.buckets[string(e.key)] = t
+	return err
+}
+
+// adder returns a function that adds an entry of a state's bucket to t, if it is what was written.
+func (t *tally) adder(bucket []byte) func(element) error {
+	seed := sum(0, bucket, nil)
+	return func(e element) error {
 		if e.flags != 0 {
-			return fmt.Errorf("key %q: flags %#x", e.key, e.flags)
+			return errFlags(e)
 		}
-		if states {
-			if err := v.stands(e); err != nil {
-				v.lose(err, before, e.key)
-			} else {
-				before = e.key
-			}
-		} else if !isWhole(seed, e.key, e.value) {
+		if !isWhole(seed, e.key, e.value) {
 			return fmt.Errorf("key %q: %w", e.key, errSum)
 		}
 		t.add(1, 0, storedSum(e.value))
 		return nil
 	}
-	if states {
-		v.sequence = u64(e.value[8:])
-	}
-	err := v.entries(e, entry)
-	v.buckets[string(e.key)] = t
-	return err
 }
 
-// entries calls f for all elements of a bucket.
-func (v *boltFile) entries(bucket element, f func(element) error) error {
-	if root := u64(bucket.value); root != 0 {
-		return v.tree(root, nil, nil, f)
+func errFlags(e element) error { return fmt.Errorf("key %q: flags %#x", e.key, e.flags) }
+
+// spread reads a state's bucket with several readers. What lies below the first two levels
+// of branches is handed out, a subtree at a time: these are as good as equally large, and
+// many more than readers if it is worth it. It returns when all have ended.
+func (v *boltFile) spread(bucket element) (tally, error) {
+	var (
+		mu     sync.Mutex // protects what follows, until all have ended
+		all    tally
+		taken  []uint64
+		failed error // the first error of another reader
+		at     uint64
+	)
+	var own tally
+	var others errgroup.Group
+	others.SetLimit(v.readers)
+	hand := func(below subtree) error {
+		r := v.reader
+		r.taken = nil
+		others.Go(func() error {
+			var t tally
+			err := guard(func() error { return r.tree(below, t.adder(bucket.key)) })
+			mu.Lock()
+			defer mu.Unlock()
+			all.add(t.keys, 0, t.sums)
+			taken = append(taken, r.taken...)
+			if err != nil && failed == nil {
+				failed, at = err, r.at
+			}
+			return nil
+		})
+		return nil
 	}
-	return inline(bucket.value[16:], f)
+	add := own.adder(bucket.key)
+	err := guard(func() error { // whatever happens, the others must have ended before the file is unmapped
+		return v.visit(subtree{root: u64(bucket.value)}, add, func(t subtree) error { return v.visit(t, add, hand) })
+	})
+	_ = others.Wait()
+	all.add(own.keys, 0, own.sums)
+	v.taken = append(v.taken, taken...)
+	if err == nil && failed != nil {
+		err, v.at = failed, at
+	}
+	return all, err
+}
+
+func (v *boltFile) readStandings(bucket element) (t tally, err error) {
+	v.sequence = u64(bucket.value[8:])
+	var before []byte // the last key that was right
+	err = v.entries(bucket, func(e element) error {
+		if e.flags != 0 {
+			return errFlags(e)
+		}
+		if err := v.stands(e); err != nil {
+			v.lose(err, before, e.key)
+		} else {
+			before = e.key
+		}
+		t.add(1, 0, storedSum(e.value))
+		return nil
+	})
+	return t, err
 }
 
 // stands reads an element of the bucket of standings.
@@ -441,21 +382,4 @@ func (t *tally) add(keys int, size int64, sums uint64) {
 	t.keys += keys
 	t.bytes += size
 	t.sums = (t.sums + sums) &^ tallyKnown
-}
-
-// inline reads a bucket that is small enough to stand in the place of its root.
-func inline(b []byte, entry func(element) error) error {
-	list, leaf, _, err := elements(b)
-	if err == nil && !leaf {
-		err = errors.New("an inline bucket without a leaf")
-	}
-	if err == nil {
-		err = rising(list, nil, nil)
-	}
-	for _, e := range list {
-		if err == nil {
-			err = entry(e)
-		}
-	}
-	return err
 }

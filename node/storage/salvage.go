@@ -42,10 +42,12 @@ func (s *Store) openEngine() (*boltFile, error) {
 	if err != nil {
 		return nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
 	}
+	if err := holds.writeFree(path); err != nil {
+		return nil, diskError(err, "write to %s", path)
+	}
 	if s.bolt, err = openBoltFile(path); err != nil {
 		return nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
 	}
-	unmapPages(s.bolt) // it has read all of them, to find those that are free
 	return holds, nil
 }
 
@@ -128,7 +130,7 @@ func copyWhole(tmp, path string, whole *boltFile) (err error) {
 			return err
 		}
 		v.used = make([]uint64, v.high/64+1)
-		err = v.tree(root, nil, nil, func(e element) error {
+		err = v.tree(subtree{root: root}, func(e element) error {
 			switch {
 			case bytes.Equal(e.key, statesBucket):
 				return v.entries(e, func(s element) error {
