@@ -12,9 +12,8 @@ import (
 	"math/bits"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sync/errgroup"
 
 	"fulcrum"
 )
@@ -37,8 +36,10 @@ const (
 	boltBucket   = 0x01 // flag of an element: its value is a bucket
 )
 
-// manyPages of a file are read by several readers at a time.
-const manyPages = 4096
+const (
+	manyPages = 4096 // of a file are read by several readers at a time
+	partsEach = 16   // at the least, of a bucket, for each of them
+)
 
 // tally is what the entries of a bucket, or the standings, come to.
 type tally struct {
@@ -287,46 +288,59 @@ func (t *tally) adder(bucket []byte) func(element) error {
 
 func errFlags(e element) error { return fmt.Errorf("key %q: flags %#x", e.key, e.flags) }
 
-// spread reads a state's bucket with several readers. What lies below the first two levels
-// of branches is handed out, a subtree at a time: these are as good as equally large, and
-// many more than readers if it is worth it. It returns when all have ended.
+// spread reads a state's bucket with several readers: the first levels of its tree, until there
+// are partsEach subtrees for each reader, and then those, whoever is free the next. Readers of
+// parts of one page would mostly wait for each other. A bucket that has no such level is small.
 func (v *boltFile) spread(bucket element) (tally, error) {
-	var (
-		mu     sync.Mutex // protects what follows, until all have ended
-		all    tally
-		taken  []uint64
-		failed error // the first error of another reader
-		at     uint64
-	)
-	var own tally
-	var others errgroup.Group
-	others.SetLimit(v.readers)
-	hand := func(below subtree) error {
-		r := v.reader
-		r.taken = nil
-		others.Go(func() error {
-			var t tally
-			err := guard(func() error { return r.tree(below, t.adder(bucket.key)) })
-			mu.Lock()
-			defer mu.Unlock()
-			all.add(t.keys, 0, t.sums)
-			taken = append(taken, r.taken...)
-			if err != nil && failed == nil {
-				failed, at = err, r.at
+	var all tally
+	add := all.adder(bucket.key)
+	parts := []subtree{{root: u64(bucket.value)}}
+	for len(parts) > 0 && len(parts) < partsEach*v.readers {
+		var below []subtree
+		for _, t := range parts {
+			err := v.visit(t, add, func(t subtree) error {
+				below = append(below, t)
+				return nil
+			})
+			if err != nil {
+				return all, err
 			}
-			return nil
-		})
-		return nil
+		}
+		parts = below
 	}
-	add := own.adder(bucket.key)
-	err := guard(func() error { // whatever happens, the others must have ended before the file is unmapped
-		return v.visit(subtree{root: u64(bucket.value)}, add, func(t subtree) error { return v.visit(t, add, hand) })
-	})
-	_ = others.Wait()
-	all.add(own.keys, 0, own.sums)
-	v.taken = append(v.taken, taken...)
-	if err == nil && failed != nil {
-		err, v.at = failed, at
+	if len(parts) == 0 {
+		return all, nil
+	}
+	type share struct {
+		reader
+		tally
+		err error
+	}
+	shares := make([]share, v.readers)
+	var next atomic.Int64
+	var running sync.WaitGroup
+	for i := range shares {
+		running.Go(func() {
+			r, t := v.reader, tally{}
+			r.taken = nil
+			add := t.adder(bucket.key)
+			err := guard(func() (err error) {
+				for n := next.Add(1); err == nil && int(n) <= len(parts); n = next.Add(1) {
+					err = r.tree(parts[n-1], add)
+				}
+				return err
+			})
+			shares[i] = share{r, t, err}
+		})
+	}
+	running.Wait()
+	var err error
+	for _, s := range shares {
+		all.add(s.keys, 0, s.sums)
+		v.taken = append(v.taken, s.taken...)
+		if err == nil && s.err != nil {
+			err, v.at = s.err, s.at
+		}
 	}
 	return all, err
 }
