@@ -165,7 +165,8 @@ func (n *Node) sendWrite(ctx context.Context, to fulcrum.NodeID, sh *catalog.Sha
 	if err := n.reach(ctx, to); err != nil {
 		return replication.WriteReply{}, err
 	}
-	msg := replication.AppendWriteRequest(appendShard([]byte{dataWrite}, sh.Group, sh.Epoch), req)
+	msg := append(make([]byte, 0, shardRoom+replication.RoomForWrite(req)), dataWrite)
+	msg = replication.AppendWriteRequest(appendShard(msg, sh.Group, sh.Epoch), req)
 	answer, err := n.peers.Call(ctx, to, chData, msg)
 	if err != nil {
 		return replication.WriteReply{}, fulcrum.AsError(err)

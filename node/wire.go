@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"slices"
+	"sync"
 	"time"
 
 	"fulcrum"
@@ -64,17 +66,40 @@ type groupPeers struct {
 }
 
 func (p groupPeers) Call(ctx context.Context, to fulcrum.NodeID, msg []byte) ([]byte, error) {
-	return p.n.peers.Call(ctx, to, chGroup, p.wrap(msg))
+	b := wraps.Get().(*wrapped)
+	defer b.giveBack()
+	return p.n.peers.Call(ctx, to, chGroup, b.wrap(p, msg))
 }
 
 // Go implements replication.AsyncPeers.
 func (p groupPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done func([]byte, error)) {
-	p.n.peers.Go(to, chGroup, p.wrap(msg), timeout, done)
+	b := wraps.Get().(*wrapped)
+	defer b.giveBack()
+	p.n.peers.Go(to, chGroup, b.wrap(p, msg), timeout, done)
 }
 
-func (p groupPeers) wrap(msg []byte) []byte {
-	return append(appendShard(make([]byte, 0, len(msg)+12), p.group, p.epoch), msg...)
+// wrapped is memory for one message with its group and epoch, used again and again: the
+// transport copies what it sends before it returns.
+type wrapped struct{ b []byte }
+
+// keptWrap is how large it may be to be used again.
+const keptWrap = 2 << 20
+
+var wraps = sync.Pool{New: func() any { return new(wrapped) }}
+
+func (w *wrapped) wrap(p groupPeers, msg []byte) []byte {
+	w.b = append(appendShard(slices.Grow(w.b[:0], shardRoom+len(msg)), p.group, p.epoch), msg...)
+	return w.b
 }
+
+func (w *wrapped) giveBack() {
+	if cap(w.b) <= keptWrap {
+		wraps.Put(w)
+	}
+}
+
+// shardRoom is more than appendShard appends.
+const shardRoom = 2 * binary.MaxVarintLen64
 
 func appendShard(b []byte, g fulcrum.GroupID, e fulcrum.Epoch) []byte {
 	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(g)), uint64(e))

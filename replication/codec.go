@@ -156,6 +156,21 @@ func readWrites(r *fulcrum.Reader) ([]fulcrum.Write, error) {
 	return writes, nil
 }
 
+// RoomForWrite is about how many bytes AppendWriteRequest appends: whoever has room for
+// so many need not copy large values again to make some.
+func RoomForWrite(req WriteRequest) int {
+	size := 32 + len(req.ID)
+	for _, writes := range [][]fulcrum.Write{req.Writes, req.Else} {
+		for i := range writes {
+			size += len(writes[i].Key) + len(writes[i].Value) + len(writes[i].Expect) + 64
+		}
+	}
+	for i := range req.If {
+		size += len(req.If[i].Key) + len(req.If[i].Value) + 64
+	}
+	return size
+}
+
 // AppendWriteRequest appends req.
 func AppendWriteRequest(b []byte, req WriteRequest) []byte {
 	return AppendOperations(appendLevel(b, req.Level), req)

@@ -45,7 +45,7 @@ type Log interface {
 	// being so. done runs on a goroutine of the log, in the order in which records were
 	// begun; it must not block and must not call the log's changing methods. If Begin
 	// returns an error done is not called. What is appended or cut later is durable no
-	// sooner than they are.
+	// sooner than they are. The records are the caller's again when Begin returns.
 	Begin(from uint64, records [][]byte, done func(error)) error
 	// Get returns the record at index, or ErrNoRecord.
 	Get(index uint64) ([]byte, error)

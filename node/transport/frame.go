@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 )
 
 // A frame is what travels on a connection after the handshake:
@@ -41,7 +42,7 @@ const (
 	frameHeader = 8
 	minFrame    = 4                                                     // kind, id, channel, timeout
 	maxOverhead = 1 + binary.MaxVarintLen64 + 1 + binary.MaxVarintLen64 // of a frame, besides header and payload
-	readStep    = 64 << 10                                              // a length is believed only as far as bytes arrive
+	readStep    = 512 << 10                                             // beyond that a length is believed only as far as bytes arrive
 )
 
 // errBadFrame says that a peer sent what is no frame. The connection is useless
@@ -51,6 +52,7 @@ var errBadFrame = errors.New("bad frame")
 // appendFrame appends the binary form of f.
 func appendFrame(b []byte, f *frame) []byte {
 	start := len(b)
+	b = slices.Grow(b, frameHeader+maxOverhead+len(f.payload))
 	b = append(b, make([]byte, frameHeader)...)
 	b = append(b, byte(f.kind))
 	b = binary.AppendUvarint(b, f.id)
@@ -98,8 +100,9 @@ func readFrame(r *bufio.Reader, maxPayload int) (frame, int, error) {
 	return f, frameHeader + int(size), err
 }
 
-// readBody reads size bytes into memory of their own. It takes memory for a large
-// body only as its bytes arrive, so a lying length costs its sender as much as us.
+// readBody reads size bytes into memory of their own. Beyond readStep it takes memory
+// only as bytes arrive, so a lying length costs a connection readStep at the most, or its
+// sender as much as us.
 func readBody(r io.Reader, size int) ([]byte, error) {
 	body := make([]byte, min(size, readStep))
 	for have := 0; ; {

@@ -18,8 +18,8 @@ func bodyOf(msg []byte) *fulcrum.Reader { return fulcrum.NewReader(msg[1:]) }
 // No bytes make a decoder panic, and what it takes it writes the same way again.
 func FuzzMessages(f *testing.F) {
 	conf := virtualSnapshot([]fulcrum.NodeID{"a"}).Config.Append(nil)
-	f.Add(encodeAppend(&protocol.Append{Term: 3, Prev: 4, Entries: []protocol.Entry{{Index: 5, Term: 3, Data: []byte("x")}}}))
-	f.Add(encodeAppend(&protocol.Append{Term: 3, Entries: []protocol.Entry{{Index: 1, Kind: protocol.Members, Data: conf}}}))
+	f.Add(encodeAppend(nil, &protocol.Append{Term: 3, Prev: 4, Entries: []protocol.Entry{{Index: 5, Term: 3, Data: []byte("x")}}}))
+	f.Add(encodeAppend(nil, &protocol.Append{Term: 3, Entries: []protocol.Entry{{Index: 1, Kind: protocol.Members, Data: conf}}}))
 	f.Add(encodeBeat(protocol.Heartbeat{Term: 3, Commit: 2, CommitTerm: 1}))
 	f.Add(encodeVote(protocol.Vote{Term: 1, Last: 2, LastTerm: 3, Transfer: true}, release{holder: "a", term: 1, nonce: 7}))
 	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
@@ -33,7 +33,7 @@ func FuzzMessages(f *testing.F) {
 			return
 		}
 		if m, err := decodeAppend(bodyOf(b)); err == nil {
-			again, err := decodeAppend(bodyOf(encodeAppend(&m)))
+			again, err := decodeAppend(bodyOf(encodeAppend(nil, &m)))
 			if err != nil || !reflect.DeepEqual(again, m) {
 				t.Errorf("append %+v became %+v, %v", m, again, err)
 			}

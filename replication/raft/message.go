@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"fulcrum"
 	"fulcrum/replication/raft/protocol"
@@ -83,12 +84,13 @@ func readRecord(record []byte, index uint64) (protocol.Entry, error) {
 	return e, finish(r)
 }
 
-func encodeAppend(m *protocol.Append) []byte {
+// encodeAppend writes m into b, whose bytes and room it may use, or into a larger one.
+func encodeAppend(b []byte, m *protocol.Append) []byte {
 	size := 64
 	for _, e := range m.Entries {
 		size += len(e.Data) + 16
 	}
-	b := append(make([]byte, 0, size), msgAppend)
+	b = append(slices.Grow(b[:0], size), msgAppend)
 	b = uvarints(b, m.Term, m.Prev, m.PrevTerm, m.Commit, uint64(len(m.Entries)))
 	for _, e := range m.Entries {
 		b = appendRecord(b, e)

@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +15,14 @@ import (
 	"fulcrum/replication/raft/protocol"
 )
 
-// call sends msg; done hears the answer, once, and must not block.
+// call sends msg, which is the caller's again when it returns; done hears the answer,
+// once, and must not block.
 func (in *instance) call(to fulcrum.NodeID, limit time.Duration, msg []byte, done func([]byte, error)) {
 	if p, ok := in.core.env.Peers.(replication.AsyncPeers); ok {
 		p.Go(to, msg, limit, done)
 		return
 	}
+	msg = bytes.Clone(msg)
 	in.life.Go(func() {
 		ctx, cancel := context.WithTimeout(in.ctx, limit)
 		defer cancel()
@@ -37,7 +40,8 @@ func (in *instance) wait(to fulcrum.NodeID, limit time.Duration, msg []byte) ([]
 // sendAll sends what the protocol wants to be sent. The same entries are encoded once.
 func (in *instance) sendAll(sends []protocol.Send, now time.Time) {
 	var last *protocol.Append
-	var encoded []byte
+	buf := borrow()
+	defer buf.giveBack()
 	for _, s := range sends {
 		if in.core.silent() {
 			return
@@ -48,10 +52,10 @@ func (in *instance) sendAll(sends []protocol.Send, now time.Time) {
 				if !in.raft.Fill(now, s.To, s.Append) {
 					continue
 				}
-				last, encoded = s.Append, encodeAppend(s.Append)
+				last, buf.b = s.Append, encodeAppend(buf.b, s.Append)
 			}
 			s.Append.Entries = last.Entries
-			in.sendAppend(s.To, s.Append, encoded)
+			in.sendAppend(s.To, s.Append, buf.b)
 		case s.Beat != nil:
 			in.sendBeat(s.To, s.Beat)
 		case s.Vote != nil:

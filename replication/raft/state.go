@@ -401,11 +401,7 @@ func (b *pending) putAll(ws []fulcrum.Write, stamp fulcrum.Version, now int64) [
 
 // encodeRequest is a WriteRequest as it stands in an entry; its level does not matter.
 func encodeRequest(req replication.WriteRequest) []byte {
-	size := 8
-	for _, w := range req.Writes {
-		size += len(w.Key) + len(w.Value) + len(w.Expect) + 64
-	}
-	return replication.AppendOperations(make([]byte, 0, size), req)
+	return replication.AppendOperations(make([]byte, 0, replication.RoomForWrite(req)), req)
 }
 
 func decodeRequest(b []byte) (replication.WriteRequest, error) {

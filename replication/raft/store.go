@@ -187,12 +187,10 @@ func (s *store) begin(entries []protocol.Entry, done func()) error {
 		return errFailed
 	}
 	from := entries[0].Index
-	records := make([][]byte, len(entries))
-	size := 0
-	for i, e := range entries {
-		records[i] = appendRecord(make([]byte, 0, len(e.Data)+16), e)
-		size += len(records[i])
-	}
+	buf := borrow()
+	defer buf.giveBack()
+	records := buf.records(entries)
+	size := len(buf.b)
 	synced := s.follow(from, done)
 	if err := s.log.Begin(from, records, synced); err != nil {
 		return s.broken(fmt.Sprintf("append log entry %d", from), err)

@@ -212,7 +212,7 @@ func TestMessagesSurviveTheirEncoding(t *testing.T) {
 	conf := virtualSnapshot([]replicationNode{"a"}).Config.Append(nil)
 	m := protocol.Append{Term: 3, Prev: 4, PrevTerm: 2, Commit: 4, Entries: []protocol.Entry{
 		{Index: 5, Term: 3, Data: []byte("x")}, {Index: 6, Term: 3, Kind: protocol.Members, Data: conf}}}
-	got, err := decodeAppend(bodyOf(encodeAppend(&m)))
+	got, err := decodeAppend(bodyOf(encodeAppend(nil, &m)))
 	if err != nil || !reflect.DeepEqual(got, m) {
 		t.Fatalf("%+v, %v, want %+v", got, err, m)
 	}
