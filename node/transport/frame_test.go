@@ -19,6 +19,31 @@ import (
 
 func frameReader(b []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(b)) }
 
+// A frame of a large value is read into memory of its size, at once; its writer's buffer
+// grows once.
+func TestALargeFrameIsCopiedOnce(t *testing.T) {
+	f := frame{kind: kindCall, id: 1, payload: bytes.Repeat([]byte("x"), 256<<10)}
+	sent := appendFrame(nil, &f)
+	if cap(sent) > len(sent)*5/4 {
+		t.Errorf("room of %d bytes for a frame of %d", cap(sent), len(sent))
+	}
+	body, src := len(sent)-frameHeader, bytes.NewReader(nil)
+	r := bufio.NewReaderSize(src, readBuffer)
+	got := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			src.Reset(sent)
+			r.Reset(src)
+			if _, _, err := readFrame(r, len(f.payload)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if each := got.AllocedBytesPerOp(); each > int64(body)*5/4 {
+		t.Errorf("%d bytes were allocated for a body of %d", each, body)
+	}
+}
+
 func TestFramesComeBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var sent []frame

@@ -18,8 +18,13 @@ import (
 const (
 	readBuffer = 64 << 10
 	writeStep  = 64 << 10 // of one Write: what must move within StallTimeout
-	keepBuffer = 1 << 20  // larger write buffers are given back to the collector
+	keepBuffer = 1 << 20  // larger write buffers are not kept by a connection
+	lendBuffer = 4 << 20  // still larger ones go to the collector
 )
+
+// largeBuffers are write buffers between the two. Connections that have much to send take
+// turns with them; the collector takes those that nobody uses.
+var largeBuffers sync.Pool
 
 // errWireEnded says that a call was not given to a wire because it had ended.
 var errWireEnded = errors.New("connection ended")
@@ -154,6 +159,11 @@ func (w *wire) put(f *frame, urgent bool) (start uint64, ok bool) {
 	}
 	if w.buf == nil {
 		w.buf, w.spare = w.spare, nil
+	}
+	if w.buf == nil && len(f.payload) >= writeStep {
+		if b, ok := largeBuffers.Get().(*[]byte); ok {
+			w.buf = *b
+		}
 	}
 	start = w.handed + uint64(len(w.buf))
 	w.buf = appendFrame(w.buf, f)
@@ -305,6 +315,11 @@ func (w *wire) written(batch []byte) {
 	w.flight = 0
 	if w.ping.asked != 0 && w.ping.outFor == 0 {
 		w.ping.outFor = w.t.now()
+	}
+	if size := cap(batch); size > keepBuffer && size <= lendBuffer {
+		batch = batch[:0]
+		largeBuffers.Put(&batch)
+		return
 	}
 	if w.err == nil && cap(batch) <= keepBuffer {
 		if w.buf == nil {

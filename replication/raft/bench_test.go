@@ -3,6 +3,7 @@ package raft_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,6 +47,22 @@ func BenchmarkWrite(b *testing.B) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/float64(c.Log(g.Status().Leader).Appends()-before), "writes/entry")
+}
+
+// What a write of a large value costs in memory, on three replicas together.
+func BenchmarkWriteLarge(b *testing.B) {
+	c, g := benchCluster(b)
+	for _, id := range c.IDs {
+		c.Log(id).SyncDelay(0)
+	}
+	value := strings.Repeat("v", 64<<10)
+	b.SetBytes(int64(len(value)))
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		if _, err := g.Write(context.Background(), put(fmt.Sprint("k", n%100), value)); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func BenchmarkLinearizableRead(b *testing.B) {

@@ -248,7 +248,11 @@ func (r *reader) room() error {
 		r.rebase()
 		return nil
 	default:
-		size = min(2*size, r.bufferLimit())
+		grown := 2 * size
+		if need := r.announced(); need > size { // as large as it has to be, as soon as can be
+			grown = min(need, believed*size)
+		}
+		size = min(grown, r.bufferLimit())
 	}
 	if err := r.charge(size); err != nil {
 		return err
@@ -258,6 +262,19 @@ func (r *reader) room() error {
 	r.buf = buf
 	r.rebase()
 	return nil
+}
+
+// believed is how much larger a buffer becomes at once, than what has arrived, because
+// more was announced.
+const believed = 16
+
+// announced is how many bytes the command in progress has with its bulk in progress, and
+// some for what may follow; 0 when no bulk is in progress.
+func (r *reader) announced() int {
+	if r.left == 0 || r.bulk < 0 || r.skip > 0 {
+		return 0
+	}
+	return r.pos - r.start + r.bulk + 512
 }
 
 func (r *reader) rebase() {

@@ -99,6 +99,37 @@ func TestReaderGivesItsMemoryBack(t *testing.T) {
 	}
 }
 
+// The buffer of a large command grows to what was announced, in few steps, but to no more
+// than a multiple of what has come.
+func TestALargeCommandGetsItsRoomInFewSteps(t *testing.T) {
+	const size = 256 << 10
+	command := array("SET", "a", strings.Repeat("x", size))
+	sizes := func(sent string) (all int, last int) {
+		r := newReader()
+		r.maxBulk, r.maxCommand, r.budget.limit = 8<<20, 8<<20, 1<<30
+		for src := strings.NewReader(sent); src.Len() > 0; {
+			if err := r.fill(src); err != nil {
+				t.Fatal(err)
+			}
+			if len(r.buf) != last {
+				last = len(r.buf)
+				all += last
+			}
+			if _, _, err := r.next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return all, last
+	}
+	if all, last := sizes(command); last < size || all > size*3/2 {
+		t.Errorf("buffers of %d bytes in all, the last of %d, for a command of %d", all, last, len(command))
+	}
+	lie := strings.Replace(command, fmt.Sprint("$", size), "$8000000", 1)[:minBuffer+100]
+	if _, last := sizes(lie); last > believed*minBuffer {
+		t.Errorf("a buffer of %d bytes for %d that came", last, len(lie))
+	}
+}
+
 func TestAnnouncedLengthCostsNothing(t *testing.T) {
 	r := newReader()
 	r.maxBulk, r.maxCommand = 16<<20, 16<<20
