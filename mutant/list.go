@@ -38,7 +38,10 @@ func raft() []Mutant {
 		// Only a crash within the microseconds of a sync would show it.
 		{Name: "copy-counted-early", Breaks: "a replica answers for an entry that its own disk does not hold yet",
 			Test: "replication/raft TestMajorityOfDisksDecides"},
-		// No shard has replicas without a vote.
+		// No nemesis moves replicas.
+		{Name: "learner-votes", Breaks: "a replica that is to be filled has a vote before it has the data",
+			Test: "replication/raft TestAReplicaDiesWhileAnotherLearns"},
+		// The same.
 		{Name: "non-voter-counted", Breaks: "the round that confirms a leader counts replicas that have no vote",
 			Test: "replication/raft TestNonVoterDoesNotConfirm"},
 		// The leader, its follower and the client must be together on the small side, of five, for a moment.

@@ -120,7 +120,7 @@ type Env struct {
 	Actor    uint32 // this life of this node's disk, for Versions
 	Group    fulcrum.GroupID
 	Epoch    fulcrum.Epoch
-	Replicas []fulcrum.NodeID // all of them, this node included
+	Replicas []fulcrum.NodeID // all of them, this node included unless it only learns
 	Zone     func(fulcrum.NodeID) string
 	Peers    Peers
 	Log      Log

@@ -31,6 +31,8 @@ type Options struct {
 // committed in this epoch is committed by a majority that does not need its past.
 // That rests on the node never reopening a group in the same epoch on a disk that
 // lost what it had promised (architecture: a wiped replica comes back in a new epoch).
+//
+// A learner (learners.go) begins like one that is not based, and has no vote.
 type Group struct {
 	core    *core
 	keeper  *keeper
@@ -128,7 +130,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but without a result")
 	}
 	need := len(g.env.Replicas)/2 + 1
-	acks := g.core.peers.holding(a.index)
+	acks := g.core.peers.holding(g.env.Replicas, a.index)
 	if g.core.store.Durable() >= a.index {
 		acks++
 	}

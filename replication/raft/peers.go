@@ -70,13 +70,13 @@ func (p *peerTable) leaderAt(from fulcrum.NodeID, last uint64) {
 	p.leader.last = max(p.leader.last, last)
 }
 
-// holding counts the peers known to hold index.
-func (p *peerTable) holding(index uint64) int {
+// holding counts those of voters, without this replica, that are known to hold index.
+func (p *peerTable) holding(voters []fulcrum.NodeID, index uint64) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
-	for _, e := range p.seen {
-		if e.match >= index {
+	for _, id := range voters {
+		if e := p.seen[id]; e != nil && e.match >= index {
 			n++
 		}
 	}

@@ -3,11 +3,9 @@ package raft
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"fulcrum"
 	"fulcrum/replication"
@@ -224,57 +222,20 @@ func (r *Replica) Servers() []Server {
 // AddNonvoter adds id as a replica that follows the log without a vote, or takes its vote
 // away. Only the leader takes it. Adding a server twice is no error.
 func (r *Replica) AddNonvoter(ctx context.Context, id fulcrum.NodeID) error {
-	return r.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration { return c.With(protocol.Member{ID: id}) })
+	return r.core.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration { return c.With(protocol.Member{ID: id}) })
 }
 
 // AddVoter gives id a vote. Add it as a nonvoter first, and wait until it has caught
 // up: a voter that has not holds commits up.
 func (r *Replica) AddVoter(ctx context.Context, id fulcrum.NodeID) error {
-	return r.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration {
+	return r.core.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration {
 		return c.With(protocol.Member{ID: id, Voter: true})
 	})
 }
 
 // RemoveServer removes id, which may be the leader itself.
 func (r *Replica) RemoveServer(ctx context.Context, id fulcrum.NodeID) error {
-	return r.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration { return c.Without(id) })
-}
-
-// reconfigure waits for its turn, then until the change is committed.
-func (r *Replica) reconfigure(ctx context.Context, change func(protocol.Configuration) protocol.Configuration) error {
-	c := r.core
-	in := c.instance.Load()
-	if in == nil || !in.leads() {
-		return c.notLeader("not the leader")
-	}
-	for {
-		var index, term uint64
-		var err error
-		carried := in.ask(ctx, func(p *protocol.Raft, now time.Time) {
-			old, _ := p.Configuration()
-			next := change(old)
-			if len(next.Voters()) == 0 {
-				err = fulcrum.Errorf(fulcrum.CodeInvalid, "nobody would have a vote")
-				return
-			}
-			index, term, err = p.Configure(now, next)
-		})
-		switch {
-		case !carried:
-			return fulcrum.Errorf(fulcrum.CodeUnknown, "the change was not known to be taken in before the deadline")
-		case err == nil:
-			return c.reached(ctx, in, term, index)
-		case !errors.Is(err, protocol.ErrBusy):
-			if errors.Is(err, protocol.ErrNotLeader) {
-				return c.notLeader("not the leader any more")
-			}
-			return err
-		}
-		pause(ctx, 5*time.Millisecond)
-		if ctx.Err() != nil {
-			return unavailable(c.env.Node, "another change of the configuration is under way")
-		}
-	}
+	return r.core.reconfigure(ctx, func(c protocol.Configuration) protocol.Configuration { return c.Without(id) })
 }
 
 // Status is cheap and never blocks. Keys and Bytes are not counted.

@@ -97,6 +97,22 @@ func (c *Cluster) newReplica(id fulcrum.NodeID, actor uint32) *replica {
 	return r
 }
 
+// Learner opens and runs one more replica, which has no data and no vote.
+func (c *Cluster) Learner() fulcrum.NodeID {
+	c.tb.Helper()
+	voters := slices.Clone(c.IDs)
+	id := fulcrum.NodeID(fmt.Sprintf("n%d", len(voters)+1))
+	r := c.newReplica(id, uint32(len(voters)+1))
+	r.env.Replicas = voters
+	c.mu.Lock()
+	c.IDs = append(c.IDs, id)
+	c.nodes[id] = r
+	c.mu.Unlock()
+	c.Wipe(id)
+	c.start(id)
+	return id
+}
+
 // start opens and runs id over what its disk holds.
 func (c *Cluster) start(id fulcrum.NodeID) {
 	c.tb.Helper()
