@@ -82,7 +82,8 @@ const (
 // Shard is a contiguous range of tokens and who replicates it.
 //
 // Invariant: a shard's Epoch rises by one with each change of Mode or Replicas,
-// and (Mode, Replicas, Based) never change within an epoch.
+// and (Mode, Replicas, Based) never change within an epoch. Learners do: they have no
+// vote in it (learners.go).
 type Shard struct {
 	Group    fulcrum.GroupID
 	Start    []byte // first token; the next shard's Start ends it
@@ -94,6 +95,7 @@ type Shard struct {
 	Wiped    []fulcrum.NodeID // lost their disk, or data on it, within this epoch: they must not take part in it
 	Next     *Next            // while Phase is not Active
 	Attempt  int              // at reconciling, within this epoch: only the last one counts
+	Learners []fulcrum.NodeID `json:",omitempty"` // follow this epoch's log without a vote, to be replicas of the next one
 
 	// Rebuilds of replicas whose data was damaged, the last one of each node. The map
 	// never changes: a change is a new one.
@@ -110,15 +112,19 @@ type Next struct {
 	Mode     consistency.Mode
 	Replicas []fulcrum.NodeID
 	Since    time.Time
+	Learned  bool `json:",omitempty"` // those that are new are to settle, too: see Shard.After
 }
 
 // Hosts reports whether node replicates s in its current epoch.
 func (s *Shard) Hosts(node fulcrum.NodeID) bool { return slices.Contains(s.Replicas, node) }
 
-// Holds reports whether node replicates s now, or will at the end of the change that
-// is under way: such a node cannot be forgotten.
+// Learns reports whether node follows s without a vote.
+func (s *Shard) Learns(node fulcrum.NodeID) bool { return slices.Contains(s.Learners, node) }
+
+// Holds reports whether node replicates s now, learns to, or will at the end of the change
+// that is under way: such a node cannot be forgotten.
 func (s *Shard) Holds(node fulcrum.NodeID) bool {
-	return s.Hosts(node) || s.Next != nil && slices.Contains(s.Next.Replicas, node)
+	return s.Hosts(node) || s.Learns(node) || s.Next != nil && slices.Contains(s.Next.Replicas, node)
 }
 
 // New returns the empty catalog.

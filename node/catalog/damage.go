@@ -53,6 +53,10 @@ func (s *State) damaged(c Damaged, at time.Time) error {
 		return err
 	}
 	_, sh := s.shard(c.Group)
+	if !sh.Hosts(c.Node) { // its node erases what it had next
+		sh.forgetLearner(c.Node)
+		return nil
+	}
 	last := sh.Rebuilds[c.Node]
 	if last.ID == c.ID {
 		return nil
@@ -84,11 +88,12 @@ func (s *State) CheckDamaged(c Damaged, at time.Time) error {
 		return err
 	}
 	last, n := sh.Rebuilds[c.Node], len(sh.Replicas)
+	_, known := s.Nodes[c.Node]
 	switch {
-	case last.ID == c.ID:
+	case !known:
+		return fulcrum.Errorf(fulcrum.CodeConflict, "%s is not in the cluster", c.Node)
+	case last.ID == c.ID, !sh.Hosts(c.Node):
 		return nil
-	case !sh.Hosts(c.Node):
-		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d has no replica on %s", c.Group, c.Node)
 	case slices.Contains(sh.Wiped, c.Node): // its whole disk was lost within this epoch, too
 	case len(sh.Wiped) > 0:
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d: its replica on %v is rebuilt first", c.Group, sh.Wiped)

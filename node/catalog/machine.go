@@ -28,6 +28,7 @@ type Command struct {
 	RemoveNode     *RemoveNode     `json:",omitempty"`
 	Late           *Late           `json:",omitempty"`
 	Damaged        *Damaged        `json:",omitempty"`
+	SetLearners    *SetLearners    `json:",omitempty"`
 }
 
 // CreateKeyspace makes a keyspace and places its shards on the nodes that there are.
@@ -71,6 +72,7 @@ type StartChange struct {
 	ShardAt
 	Mode     consistency.Mode
 	Replicas []fulcrum.NodeID
+	Learned  bool `json:",omitempty"` // the new ones among Replicas have learned: see Next
 }
 
 // FinishChange makes a shard active at Epoch+1. Settled replicas hold the common
@@ -238,6 +240,8 @@ func (s *State) apply(c Command) error {
 		return s.late(*c.Late)
 	case c.Damaged != nil:
 		return s.damaged(*c.Damaged, c.At)
+	case c.SetLearners != nil:
+		return s.setLearners(*c.SetLearners)
 	}
 	return fulcrum.Errorf(fulcrum.CodeInvalid, "empty catalog command")
 }
@@ -262,6 +266,7 @@ func (s *State) register(n Node) error {
 				if sh.Hosts(n.Name) && !slices.Contains(sh.Wiped, n.Name) {
 					sh.Wiped = append(slices.Clone(sh.Wiped), n.Name)
 				}
+				sh.forgetLearner(n.Name)
 			}
 		}
 	}

@@ -46,7 +46,7 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 	keyspace := rapid.SampledFrom(keyspaceNames).Draw(rt, "keyspace")
 	kinds := []string{"register", "create", "alter", "abort", "drop", "bump", "remove", "forget"}
 	if len(shards) > 0 {
-		kinds = append(kinds, "start", "start", "reconcile", "reconcile", "finish", "finish", "finish", "lead", "late", "damaged", "damaged")
+		kinds = append(kinds, "start", "start", "reconcile", "reconcile", "finish", "finish", "finish", "lead", "late", "damaged", "damaged", "learn", "learn")
 	}
 	kind := rapid.SampledFrom(kinds).Draw(rt, "kind")
 	var sh *Shard
@@ -82,12 +82,14 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 	case "forget":
 		c.RemoveNode = &RemoveNode{Node: name, Forget: true}
 	case "start":
-		c.StartChange = &StartChange{ShardAt: at1(), Mode: mode, Replicas: subset(rt, nodeNames, "next")}
+		c.StartChange = &StartChange{ShardAt: at1(), Mode: mode, Replicas: subset(rt, nodeNames, "next"), Learned: rapid.Bool().Draw(rt, "learned")}
+	case "learn":
+		c.SetLearners = &SetLearners{ShardAt: at1(), Learners: subset(rt, nodeNames, "learners")}
 	case "reconcile":
 		a := at1()
 		c.Reconcile = &a
 	case "finish":
-		c.FinishChange = &FinishChange{ShardAt: at1(), Attempt: sh.Attempt, Settled: subset(rt, sh.Replicas, "settled"), Leader: name, LeaderEpoch: st.Nodes[name].Liveness}
+		c.FinishChange = &FinishChange{ShardAt: at1(), Attempt: sh.Attempt, Settled: subset(rt, append(slices.Clone(sh.Replicas), sh.Learners...), "settled"), Leader: name, LeaderEpoch: st.Nodes[name].Liveness}
 	case "lead":
 		c.SetLeader = &SetLeader{ShardAt: at1(), Leader: name, Term: sh.Term + rapid.Uint64Range(0, 2).Draw(rt, "term"), LeaderEpoch: st.Nodes[name].Liveness}
 	case "damaged":
@@ -145,7 +147,12 @@ func checkShard(rt *rapid.T, st *State, sh *Shard) {
 	if len(sh.Replicas) == 0 {
 		rt.Errorf("shard %d has no replicas", sh.Group)
 	}
-	for _, id := range hosts {
+	for _, id := range sh.Learners {
+		if sh.Mode != consistency.Raft || sh.Hosts(id) {
+			rt.Errorf("shard %d of %v in mode %s has the learner %s", sh.Group, sh.Replicas, sh.Mode, id)
+		}
+	}
+	for _, id := range append(hosts, sh.Learners...) {
 		if _, ok := st.Nodes[id]; !ok {
 			rt.Errorf("shard %d has, or changes to, a replica on %s, which is no node", sh.Group, id)
 		}
@@ -211,6 +218,11 @@ func checkStep(rt *rapid.T, old, now *State, c Command) {
 		case a.Epoch + 1:
 			if c.FinishChange == nil || a.Phase != Reconciling {
 				rt.Errorf("shard %d entered epoch %d from %s after %+v", a.Group, b.Epoch, a.Phase, c)
+			}
+			for _, id := range b.Based {
+				if slices.Contains(a.Wiped, id) || !a.Hosts(id) && !a.Learns(id) {
+					rt.Errorf("shard %d: %s is based in epoch %d and was neither a replica of %v nor one of %v", a.Group, id, b.Epoch, a.Replicas, a.Learners)
+				}
 			}
 			settled := 0
 			for _, id := range a.Replicas {

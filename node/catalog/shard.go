@@ -31,8 +31,11 @@ func (s *State) startChange(c StartChange, at time.Time) error {
 	if err := s.checkReplicas(sh, c.Replicas); err != nil {
 		return err
 	}
+	if !sh.CanLearn(c.Mode) {
+		sh.Learners = nil
+	}
 	sh.Phase = Fencing
-	sh.Next = &Next{Mode: c.Mode, Replicas: c.Replicas, Since: at}
+	sh.Next = &Next{Mode: c.Mode, Replicas: c.Replicas, Since: at, Learned: c.Learned}
 	return nil
 }
 
@@ -87,13 +90,15 @@ func (s *State) finishChange(c FinishChange, at time.Time) error {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d is reconciled by attempt %d, not %d", c.Group, sh.Attempt, c.Attempt)
 	}
 	// Who lost its disk since it settled no longer holds the starting point.
-	settled := slices.DeleteFunc(slices.Clone(c.Settled), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
+	settled := slices.DeleteFunc(slices.Clone(c.Settled), func(id fulcrum.NodeID) bool {
+		return slices.Contains(sh.Wiped, id) || !sh.Hosts(id) && !sh.Learns(id)
+	})
 	if !EnoughSettled(sh, settled) {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "shard %d: %v settled, too few of %v for %v", c.Group, settled, sh.Replicas, sh.Next.Replicas)
 	}
 	sh.Epoch++
-	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.Next.Replicas, settled
-	sh.Phase, sh.Next, sh.Wiped, sh.Attempt = Active, nil, nil, 0
+	sh.Mode, sh.Replicas, sh.Based = sh.Next.Mode, sh.After(settled), settled
+	sh.Phase, sh.Next, sh.Wiped, sh.Attempt, sh.Learners = Active, nil, nil, 0, nil
 	sh.forgetRebuilds()
 	sh.Leader, sh.Term, sh.LeaderEpoch = "", 0, 0
 	if sh.Mode == consistency.LeaderFollower && sh.Hosts(c.Leader) && slices.Contains(settled, c.Leader) && s.Nodes[c.Leader].Liveness == c.LeaderEpoch {
@@ -112,12 +117,13 @@ func EnoughSettled(sh *Shard, settled []fulcrum.NodeID) bool {
 			old++
 		}
 	}
-	for _, id := range sh.Next.Replicas {
+	next := sh.After(settled)
+	for _, id := range next {
 		if !slices.Contains(settled, id) {
 			fresh++
 		}
 	}
-	return old >= len(sh.Replicas)/2+1 && fresh < len(sh.Next.Replicas)/2+1
+	return old >= len(sh.Replicas)/2+1 && fresh < len(next)/2+1
 }
 
 func (s *State) setLeader(c SetLeader) error {
