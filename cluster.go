@@ -81,6 +81,7 @@ type ShardInfo struct {
 	Phase    string        `json:"phase"` // active, fencing or reconciling
 	Leader   NodeID        `json:"leader,omitempty"`
 	Replicas []ReplicaInfo `json:"replicas"`
+	Learners []ReplicaInfo `json:"learners,omitempty"` // are being filled, without a vote, to be replicas
 }
 
 // ReplicaInfo is one replica of a shard. Fields but Node are zero where the asked

@@ -81,6 +81,12 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 			return nil, fulcrum.Errorf(fulcrum.CodeConflict, "attempt %d at reconciling shard %d was overtaken", req.Attempt, req.Group)
 		}
 		return struct{}{}, h.group.Settle(ctx, req.Fence, req.With)
+	case "learn":
+		r, ok := h.group.(*raft.Group)
+		if !ok {
+			return nil, fulcrum.Errorf(fulcrum.CodeEpoch, "shard %d is not in mode raft", req.Group)
+		}
+		return r.Learn(ctx, req.With)
 	case "promise":
 		lf, ok := h.group.(*leaderfollower.Group)
 		if !ok {

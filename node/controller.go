@@ -30,6 +30,8 @@ type controller struct {
 	mu   sync.Mutex
 	busy map[fulcrum.GroupID]bool
 	why  map[fulcrum.GroupID]string // what a change is waiting for
+
+	learning
 }
 
 // Pace and bounds of the controller.
@@ -42,7 +44,7 @@ const (
 
 // runController works while this node leads the catalog, until ctx ends.
 func (n *Node) runController(ctx context.Context) error {
-	c := &controller{n: n, busy: map[fulcrum.GroupID]bool{}, why: map[fulcrum.GroupID]string{}}
+	c := &controller{n: n, busy: map[fulcrum.GroupID]bool{}, why: map[fulcrum.GroupID]string{}, learning: newLearning(n.lives.expired)}
 	var g errgroup.Group
 	g.SetLimit(4 * changesAtOnce)
 	defer func() { _ = g.Wait() }()
@@ -70,7 +72,8 @@ func (n *Node) runController(ctx context.Context) error {
 // round looks at every shard once and starts what is due.
 func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 	st := c.n.machine.State()
-	changing := 0
+	c.look(st.NodeNames())
+	changing, filling := 0, 0
 	st.Groups(func(ref catalog.ShardRef) {
 		if ref.Shard.Phase != catalog.Active {
 			changing++
@@ -83,13 +86,17 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 			if sh.Phase != catalog.Active {
 				continue
 			}
-			if next, ok := c.wanted(st, ref); ok && changing < changesAtOnce {
-				changing++
-				c.start(ctx, g, sh.Group, func(ctx context.Context) error {
-					_, err := c.n.propose(ctx, catalog.Command{StartChange: &next})
-					return err
-				})
-				continue
+			if next, ok := c.wanted(st, ref); ok || len(sh.Learners) > 0 {
+				learners := c.learners(sh, next)
+				count := &changing
+				if len(learners) > 0 {
+					count = &filling // for as long as it takes: others need not wait for it
+				}
+				if *count < changesAtOnce {
+					*count++
+					c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.begin(ctx, sh, next, ok, learners) })
+					continue
+				}
 			}
 			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) {
 				c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.promote(ctx, sh) })
@@ -133,7 +140,7 @@ func (c *controller) wanted(st *catalog.State, ref catalog.ShardRef) (catalog.St
 	sh := ref.Shard
 	next := catalog.StartChange{ShardAt: catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}, Mode: ref.Keyspace.Target, Replicas: sh.Replicas}
 	if i := slices.IndexFunc(sh.Replicas, func(id fulcrum.NodeID) bool { return st.Nodes[id].Removing }); i >= 0 {
-		next.Replicas = replaced(st, sh, sh.Replicas[i], ref.Keyspace.Replicas)
+		next.Replicas = replaced(st, sh, sh.Replicas[i], ref.Keyspace.Replicas, c.prefer(sh))
 	}
 	return next, next.Mode != sh.Mode || !slices.Equal(next.Replicas, sh.Replicas) || len(sh.Wiped) > 0
 }
@@ -141,8 +148,9 @@ func (c *controller) wanted(st *catalog.State, ref catalog.ShardRef) (catalog.St
 // replaced returns the replicas of sh, of which the keyspace wants so many, with one
 // of them moved elsewhere; with nowhere to go they get fewer, but never none. A shard
 // with a single replica first gets a second one and drops the old in a later change,
-// so that the data is never in one unfinished place.
-func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want int) []fulcrum.NodeID {
+// so that the data is never in one unfinished place. prefer leaves the best of several
+// nodes to go to.
+func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want int, prefer func([]partition.Candidate) []partition.Candidate) []fulcrum.NodeID {
 	candidates := slices.DeleteFunc(st.Candidates(gone), func(c partition.Candidate) bool { return sh.Hosts(c.Node) })
 	rest := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return id == gone })
 	if len(candidates) == 0 && len(rest) == 0 {
@@ -151,7 +159,7 @@ func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want in
 	if len(candidates) == 0 || len(rest) >= want {
 		return rest
 	}
-	fresh := partition.Place(sh.Group, 1, candidates)
+	fresh := partition.Place(sh.Group, 1, prefer(candidates))
 	if len(rest) == 0 {
 		return append(slices.Clone(sh.Replicas), fresh...)
 	}
@@ -179,7 +187,7 @@ func (c *controller) change(ctx context.Context, ref catalog.ShardRef) error {
 	if err != nil {
 		return err
 	}
-	settled, err := c.settle(ctx, sh, attempt, fenced, fence)
+	settled, err := c.settle(ctx, sh, attempt, append(fenced, sh.Learners...), fence)
 	if err != nil {
 		return fmt.Errorf("reconciling shard %d: %w", sh.Group, err)
 	}
@@ -216,7 +224,12 @@ func (c *controller) fence(ctx context.Context, sh *catalog.Shard, replicas []fu
 		slices.Sort(fenced)
 		return max, fenced, err
 	}
-	var last error
+	p, err := atOrderer[replication.Position](ctx, c.n, sh, replicas, req)
+	return p, slices.Clone(replicas), err
+}
+
+// atOrderer asks one of replicas after the other, until it finds the one that orders writes.
+func atOrderer[T any](ctx context.Context, n *Node, sh *catalog.Shard, replicas []fulcrum.NodeID, req adminRequest) (out T, err error) {
 	tried := map[fulcrum.NodeID]bool{}
 	queue := slices.Clone(replicas)
 	if sh.Leader != "" {
@@ -230,17 +243,16 @@ func (c *controller) fence(ctx context.Context, sh *catalog.Shard, replicas []fu
 		}
 		tried[id] = true
 		callCtx, cancel := context.WithTimeout(ctx, stepTimeout/2)
-		p, err := adminAt[replication.Position](callCtx, c.n, id, req)
+		out, err = adminAt[T](callCtx, n, id, req)
 		cancel()
 		if err == nil {
-			return p, replicas, nil
+			return out, nil
 		}
-		last = err
 		if e := fulcrum.AsError(err); e.Code == fulcrum.CodeNotLeader && e.Hint != "" {
 			queue = append([]fulcrum.NodeID{fulcrum.NodeID(e.Hint)}, queue...)
 		}
 	}
-	return replication.Position{}, nil, last
+	return out, err
 }
 
 // attempt begins one more attempt at reconciling a fenced shard, and returns its

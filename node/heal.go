@@ -38,6 +38,14 @@ func (h *host) heal(ctx context.Context, ref catalog.ShardRef, d storage.Damage)
 		if behind, err := h.ahead(sh); err != nil || behind {
 			return errors.Join(err, errNotYet)
 		}
+		// What it learned in this epoch it may have settled with. The catalog itself must say
+		// that it counts for nothing, at this epoch, before it is gone.
+		if err := h.proposeDamage(ctx, sh, d); err != nil {
+			if ctx.Err() == nil {
+				h.waitFor(sh.Group, err)
+			}
+			return errNotYet
+		}
 		return h.dropDamaged(ctx, sh.Group)
 	}
 	last := sh.Rebuilds[me]
@@ -63,8 +71,13 @@ func (h *host) tellDamage(ctx context.Context, sh *catalog.Shard, d storage.Dama
 	if err := h.othersWell(ctx, sh); err != nil {
 		return err
 	}
+	return h.proposeDamage(ctx, sh, d)
+}
+
+func (h *host) proposeDamage(ctx context.Context, sh *catalog.Shard, d storage.Damage) error {
 	ctx, cancel := context.WithTimeout(ctx, healTimeout)
 	defer cancel()
+	told := catalog.Damaged{ShardAt: catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}, Node: h.n.opt.Name, ID: d.ID}
 	_, err := h.n.propose(ctx, catalog.Command{Damaged: &told})
 	return err
 }

@@ -30,7 +30,9 @@ import (
 // Invariant: of one group at most one epoch runs here, and the record beside the
 // State names it. A replica enters epoch e+1 as based only if it settled epoch e
 // (the catalog's word, given after the State was flushed) and its State has not
-// changed since: a fenced group takes no write.
+// changed since: a fenced group takes no write. That holds for learners, too
+// (catalog/learners.go): what one has it keeps to the end of the epoch, also when it
+// learns no more and runs no more.
 type host struct {
 	n *Node
 
@@ -146,13 +148,14 @@ func (h *host) sync(ctx context.Context, g *errgroup.Group) {
 	st.Groups(func(ref catalog.ShardRef) {
 		sh := ref.Shard
 		_, damaged := h.n.store.Damage(sh.Group)
-		if hd, _ := h.at(sh.Group, sh.Epoch); hd != nil && !damaged {
+		belongs := sh.Hosts(h.n.opt.Name) || sh.Learns(h.n.opt.Name)
+		if hd, _ := h.at(sh.Group, sh.Epoch); hd != nil && !damaged && belongs {
 			if lf, ok := hd.group.(*leaderfollower.Group); ok && sh.Term > 0 && sh.Leader != "" {
 				lf.Lead(sh.Term, sh.Leader)
 			}
 			return
 		}
-		if sh.Hosts(h.n.opt.Name) || damaged || h.holds(sh.Group) {
+		if belongs || damaged || h.holds(sh.Group) {
 			h.step(ctx, g, sh.Group, func() error { return h.enter(ctx, ref) })
 		}
 	})
@@ -215,6 +218,7 @@ func (h *host) step(ctx context.Context, g *errgroup.Group, id fulcrum.GroupID, 
 // enter brings this node's replica to the epoch of the catalog's shard.
 func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
 	sh, me := ref.Shard, h.n.opt.Name
+	belongs := sh.Hosts(me) || sh.Learns(me)
 	if d, damaged := h.n.store.Damage(sh.Group); damaged {
 		return h.heal(ctx, ref, d)
 	}
@@ -242,9 +246,11 @@ func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
 	switch {
 	case rec != nil && rec.Epoch > sh.Epoch:
 		return errNotYet
+	case rec != nil && rec.Epoch == sh.Epoch && !belongs:
+		return errNotYet // it learned; what it has goes with the epoch
 	case rec != nil && rec.Epoch == sh.Epoch:
 		return h.run(ctx, ref, *rec)
-	case rec == nil && sh.Epoch == 1:
+	case rec == nil && sh.Epoch == 1 && sh.Hosts(me):
 		next.Based = true
 		err = h.base(sh, state, next)
 	case rec != nil && rec.Epoch+1 == sh.Epoch && slices.Contains(sh.Based, me),
@@ -260,7 +266,7 @@ func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
 				return fmt.Errorf("leftovers of epoch %d: %w", rec.Epoch, err)
 			}
 		}
-		if !sh.Hosts(me) {
+		if !belongs {
 			return h.drop(sh.Group)
 		}
 		err = h.wipe(sh, state, next)

@@ -195,6 +195,7 @@ var (
 	descBytes      = desc("fulcrum_shard_bytes", "Bytes of keys and values in this node's replicas.", "keyspace")
 	descKeys       = desc("fulcrum_shard_keys", "Keys in this node's replicas, tombstones included.", "keyspace")
 	descCatching   = desc("fulcrum_shard_catching_up", "Replicas here that are receiving their shard and do not answer yet.", "keyspace")
+	descLearning   = desc("fulcrum_shard_learning", "Shards that are moved to this node and follow their log here without a vote.", "keyspace")
 	descDamaged    = desc("fulcrum_replicas_damaged", "Replicas here whose data on this node's disk is damaged and which are not rebuilt yet.", "keyspace")
 	descFaults     = desc("fulcrum_faults_active", "Injected faults active on this node.", "kind")
 	descFaultHits  = desc("fulcrum_fault_hits_total", "Times that an injected fault acted here: on a message, a clock that was read, a write to disk.", "kind")
@@ -214,7 +215,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // Describe sends every description.
 func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descLagSeconds, descLagEntries, descHints, descSiblings, descLeader, descReplicas, descBytes, descKeys,
-		descCatching, descDamaged, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descWatches, descLate} {
+		descCatching, descLearning, descDamaged, descFaults, descFaultHits, descSwitching, descTerm, descApplied, descCatalog, descCatLeader, descWatches, descLate} {
 		ch <- d
 	}
 }
@@ -225,7 +226,7 @@ type sums struct {
 	lag                                      time.Duration
 	behind                                   uint64
 	hints, leaders, replicas, keys, catching int
-	damaged                                  int
+	damaged, learning                        int
 	bytes                                    int64
 }
 
@@ -254,6 +255,9 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 			}
 			status := h.group.Status()
 			s.add(status)
+			if ref, ok := st.Group(h.shard); ok && ref.Shard.Learns(n.opt.Name) {
+				s.learning++
+			}
 			gauge(descTerm, float64(status.Term), h.keyspace, groupLabel(h.shard))
 			gauge(descApplied, float64(status.Applied), h.keyspace, groupLabel(h.shard))
 		}
@@ -273,6 +277,7 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 		gauge(descBytes, float64(s.bytes), name)
 		gauge(descKeys, float64(s.keys), name)
 		gauge(descCatching, float64(s.catching), name)
+		gauge(descLearning, float64(s.learning), name)
 		gauge(descDamaged, float64(s.damaged), name)
 	}
 	for kind, count := range n.faults.Active() {

@@ -229,17 +229,24 @@ func shardInfos(ks *catalog.Keyspace, all map[fulcrum.NodeID]nodeStatus) []fulcr
 			info.End = partition.FormatToken(ks.Shards[i+1].Start)
 		}
 		for _, id := range sh.Replicas {
-			r := fulcrum.ReplicaInfo{Node: id, Damaged: all[id][sh.Group].Damaged}
-			if rs, ok := all[id][sh.Group]; ok && rs.Epoch == sh.Epoch {
-				s := rs.Status
-				r = fulcrum.ReplicaInfo{Node: id, Known: true, Leader: s.IsLeader, CatchingUp: s.CatchingUp, Applied: s.Applied,
-					Behind: s.Behind, BehindFor: s.BehindFor.Seconds(), Keys: s.Keys, Bytes: s.Bytes, Hints: s.Hints}
-			}
-			info.Replicas = append(info.Replicas, r)
+			info.Replicas = append(info.Replicas, replicaInfo(sh, id, all))
+		}
+		for _, id := range sh.Learners {
+			info.Learners = append(info.Learners, replicaInfo(sh, id, all))
 		}
 		out[i] = info
 	}
 	return out
+}
+
+func replicaInfo(sh *catalog.Shard, id fulcrum.NodeID, all map[fulcrum.NodeID]nodeStatus) fulcrum.ReplicaInfo {
+	rs, ok := all[id][sh.Group]
+	if !ok || rs.Epoch != sh.Epoch {
+		return fulcrum.ReplicaInfo{Node: id, Damaged: rs.Damaged}
+	}
+	s := rs.Status
+	return fulcrum.ReplicaInfo{Node: id, Known: true, Leader: s.IsLeader, CatchingUp: s.CatchingUp, Applied: s.Applied,
+		Behind: s.Behind, BehindFor: s.BehindFor.Seconds(), Keys: s.Keys, Bytes: s.Bytes, Hints: s.Hints}
 }
 
 func keyspaceInfo(ks *catalog.Keyspace) fulcrum.KeyspaceInfo {

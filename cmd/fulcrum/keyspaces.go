@@ -119,6 +119,9 @@ func describeKeyspace(w *tabwriter.Writer, k fulcrum.KeyspaceInfo) {
 				reps += fmt.Sprintf("%s(%d,%d) ", r.Node, r.Applied, r.Behind)
 			}
 		}
+		for _, r := range sh.Learners {
+			reps += fmt.Sprintf("%s(learning, %d,%d) ", r.Node, r.Applied, r.Behind)
+		}
 		row(w, sh.Group, sh.Start, sh.Mode, sh.Epoch, sh.Phase, orDash(string(sh.Leader)), reps)
 	}
 }

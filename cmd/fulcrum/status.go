@@ -140,6 +140,9 @@ func (s clusterStatus) figures(keyspace string) (keys int, leaders, behind strin
 				lag = append(lag, fmt.Sprintf("%s keeps %d hints", r.Node, r.Hints))
 			}
 		}
+		for _, r := range sh.Learners {
+			lag = append(lag, string(r.Node)+" learning")
+		}
 		keys += most
 		if sh.Leader == "" {
 			none++
