@@ -186,7 +186,7 @@ func (n *Node) heirs(st *catalog.State, h *hosted, live []fulcrum.NodeID) (out [
 		return nil
 	}
 	for _, p := range s.Peers {
-		if mayLead(p) && slices.Contains(live, p.Node) && !st.Nodes[p.Node].Removing {
+		if mayLead(p) && ref.Shard.Hosts(p.Node) && slices.Contains(live, p.Node) && !st.Nodes[p.Node].Removing {
 			out = append(out, p.Node)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"fulcrum"
@@ -89,6 +90,9 @@ func (c *core) handOver(ctx context.Context, to fulcrum.NodeID) error {
 		id := to
 		if id == "" {
 			id = c.peers.heir(in.voters(), c.env.Node, c.tuning.Election, asked)
+		}
+		if to != "" && !slices.Contains(in.voters(), to) {
+			return refused(to, "it has no vote")
 		}
 		if id == "" {
 			return unavailable(c.env.Node, "no other voter takes the leadership: %v", last)

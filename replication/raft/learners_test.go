@@ -73,6 +73,11 @@ func TestALearnerCountsForNothing(t *testing.T) {
 		l := leader(t, c)
 		fresh := c.Learner()
 		levelled(t, c, fresh)
+		ctx, cancel := within(time.Second)
+		defer cancel()
+		if err := c.Group(l).(*raft.Group).HandOverTo(ctx, fresh); !errors.Is(err, fulcrum.ErrConflict) {
+			t.Errorf("the leadership is offered to a learner: %v", err)
+		}
 		reply, err := c.Write(t.Context(), l, put("k", "old"))
 		if err != nil || reply.Outcome.Needed != 2 || reply.Outcome.Acks > 3 {
 			t.Errorf("%d of %d acks needed, %v", reply.Outcome.Acks, reply.Outcome.Needed, err)
