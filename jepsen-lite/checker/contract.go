@@ -17,6 +17,7 @@ type contract struct {
 	linear  bool          // reads and writes each take effect at one moment
 	overlap bool          // a read meets every write acknowledged before it began; linear includes it
 	session bool          // one client never sees time go back
+	own     bool          // and sees what it wrote
 	prefix  bool          // answers are states that the leader once had
 	bounded bool          // answers are no staler than bound
 	bound   time.Duration // of bounded
@@ -30,7 +31,7 @@ type contract struct {
 // contractOf looks the run's levels up for each of its modes. It is an error when no
 // mode offers them.
 func contractOf(s Spec) (contract, error) {
-	c := contract{linear: true, overlap: true, session: true, prefix: true, bounded: true, ordered: true, durable: true}
+	c := contract{linear: true, overlap: true, session: true, own: true, prefix: true, bounded: true, ordered: true, durable: true}
 	known := 0
 	var first error
 	for _, m := range s.modes() {
@@ -65,7 +66,9 @@ func (c *contract) weaken(s Spec, write, read consistency.Promise) {
 
 	inQuorum := write.Mode == consistency.Quorum
 	majorities := linear || inQuorum && majority(write.Kind) && majority(read.Kind)
-	c.overlap = c.overlap && (majorities || inQuorum && asked(write.Kind, s.Replicas)+asked(read.Kind, s.Replicas) > s.Replicas)
+	overlaps := inQuorum && overlap(write.Kind, read.Kind, s.Replicas)
+	c.overlap = c.overlap && (majorities || overlaps)
+	c.own = c.own && (!inQuorum || overlaps)
 	switch {
 	case read.Checker == consistency.CheckBounded:
 		c.bound = max(c.bound, s.Read.Bound)
@@ -116,6 +119,20 @@ func (c contract) meets(s Spec, read *history.Op) bool {
 	return c.overlap && (read.Level == s.Read || read.Level == consistency.Level{} || s.strong(read.Level))
 }
 
+// writeKind is the run's level for writes in mode quorum.
+func (s Spec) writeKind() consistency.Kind {
+	if s.Write.Kind == consistency.Default {
+		write, _ := consistency.Defaults(consistency.Quorum)
+		return write.Kind
+	}
+	return s.Write.Kind
+}
+
+// overlap reports whether a read in mode quorum asks a replica that any write before it did.
+func overlap(write, read consistency.Kind, replicas int) bool {
+	return majority(write) && majority(read) || asked(write, replicas)+asked(read, replicas) > replicas
+}
+
 // asked is how many of all replicas a level of mode quorum asks at the least; 0 where
 // hints or the replicas of one zone are enough.
 func asked(k consistency.Kind, replicas int) int {
@@ -137,8 +154,10 @@ func (s Spec) modes() []consistency.Mode {
 	return append([]consistency.Mode{s.Mode}, s.Modes...)
 }
 
-// strong reports whether a read at level l misses no write that a majority
-// acknowledged before it began, in whichever of the run's modes it was served.
+// strong reports whether a read at level l misses no write that was acknowledged at the
+// run's level before it began, in whichever of the run's modes it was served. In mode
+// quorum their replicas must overlap: what one replica acknowledged another may still owe
+// to the others, and a majority of those need not have it yet.
 func (s Spec) strong(l consistency.Level) bool {
 	offered := false
 	for _, m := range s.modes() {
@@ -147,6 +166,9 @@ func (s Spec) strong(l consistency.Level) bool {
 			continue
 		}
 		offered = true
+		if m == consistency.Quorum && !overlap(s.writeKind(), p.Kind, s.Replicas) {
+			return false
+		}
 		if p.Checker != consistency.CheckLinearizable && (m != consistency.Quorum || !majority(p.Kind)) {
 			return false
 		}

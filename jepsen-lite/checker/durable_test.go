@@ -50,6 +50,8 @@ func TestDurable(t *testing.T) {
 		{"overwritten where a leader stamps", staleRaft, []history.Op{write(0, 1, "a", vsn(5)), write(2, 3, "b", vsn(2)), read(8, 9, "a", vsn(5), final)}, Invalid, []string{"overwritten"}, nil},
 		{"no final read", linearRaft, []history.Op{write(0, 1, "a", vsn(1)), read(8, 9, "a", vsn(1))}, Unknown, nil, nil},
 		{"weak final reads, kept by one node", weakQuorum, []history.Op{write(0, 1, "a", vsn(1)), read(8, 9, "a", vsn(1), weakly("n1")), read(8, 9, "", weakly("n2"))}, Valid, nil, nil},
+		{"acknowledged by one, and owed to a majority", weakQuorum, []history.Op{write(0, 1, "a", vsn(1)), read(2, 3, "", final), read(8, 9, "a", vsn(1), weakly("n1")), read(8, 9, "a", vsn(1), weakly("n2"))}, Valid, nil, nil},
+		{"a majority's word is a majority's", overlapped, []history.Op{write(0, 1, "a", vsn(1)), read(2, 3, "", final), read(8, 9, "a", vsn(1), weakly("n1"))}, Invalid, []string{"lost-write"}, nil},
 		{"weak final reads, lost by all nodes", weakQuorum, []history.Op{write(0, 1, "a", vsn(1)), write(0, 1, "b", vsn(2)), read(2, 3, "b", vsn(2), weakly("n1")), read(8, 9, "a", vsn(1), weakly("n1")), read(8, 9, "", weakly("n2"))},
 			Invalid, []string{"lost-write"}, nil},
 		{"elements are for scans", linearRaft, []history.Op{write(0, 1, "a", vsn(1)), add(0, 1, "s/a"), read(8, 9, "a", vsn(1), final)}, Valid, nil, map[string]float64{"keys": 1}},

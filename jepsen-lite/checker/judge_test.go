@@ -243,3 +243,27 @@ func TestSessionsWhereClocksOrder(t *testing.T) {
 		{"a read goes back", s, []history.Op{write(0, 1, "a", vsn(1)), write(2, 3, "b", vsn(5), in), read(4, 5, "a", vsn(1), in)}, Invalid, []string{"read-your-writes"}, nil},
 	})
 }
+
+// A write that one replica acknowledged need not be seen by a majority of the others yet;
+// what a session has read it must not go back behind all the same.
+func TestSessionsWhereWritesAndReadsDoNotOverlap(t *testing.T) {
+	in := func(op *history.Op) { op.Session = 1 }
+	s := Spec{Workload: "session", Mode: consistency.Quorum, Write: consistency.L(consistency.One), Read: consistency.L(consistency.Session), Replicas: 3, Tokens: true}
+	missed := []history.Op{write(0, 1, "a", vsn(1)), write(2, 3, "b", vsn(5), in), read(4, 5, "a", vsn(1), in)}
+	back := []history.Op{write(0, 1, "a", vsn(1)), write(2, 3, "b", vsn(5)), read(4, 5, "b", vsn(5), in), read(6, 7, "a", vsn(1), in)}
+	both := func(w consistency.Kind, verdict Verdict, kinds []string, stats map[string]float64) {
+		s := s
+		s.Write = consistency.L(w)
+		c, err := contractOf(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		judgeRows(t, sessionsIn(c), []row{
+			{w.String() + " missed", s, missed, verdict, kinds, stats},
+			{w.String() + " goes back", s, back, Invalid, []string{"monotonic-reads"}, nil},
+		})
+	}
+	both(consistency.One, Valid, nil, map[string]float64{"own_writes_missed": 1})
+	both(consistency.Two, Invalid, []string{"read-your-writes"}, nil) // two and a majority, of three
+	both(consistency.QuorumOf, Invalid, []string{"read-your-writes"}, nil)
+}

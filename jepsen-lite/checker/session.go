@@ -20,7 +20,7 @@ import (
 // that drops them is to show that they matter. Across keys it says nothing, but for
 // what versions of one key show.
 func Sessions() Check {
-	return Check{Name: consistency.CheckSession, Run: sessions}
+	return Check{Name: consistency.CheckSession, Run: func(h *history.History, _ Spec) Result { return sessions(h, true) }}
 }
 
 // broken notes an anomaly, with a figure for its kind.
@@ -35,8 +35,12 @@ type seen struct {
 	readOp, writeOp int32
 }
 
-func sessions(h *history.History, _ Spec) Result {
-	t := newTally(consistency.CheckSession)
+// sessions judges sessions; own says that they are to see what they wrote.
+func sessions(h *history.History, own bool) Result {
+	t := &sessionTally{tally: newTally(consistency.CheckSession), own: own}
+	if !own {
+		t.stats["own_writes_missed"] = 0
+	}
 	keys := byKey(h, func(op *history.Op) bool { return op.F != history.Scan })
 	var reads, writes, pairs int
 	known := map[int]seen{} // by session, of one key
@@ -70,7 +74,22 @@ func sessions(h *history.History, _ Spec) Result {
 	return t.result("%d reads and %d writes kept to what their sessions had seen", reads, writes)
 }
 
-func (t *tally) sessionRead(h *history.History, key string, i int32, s seen, gone absences) seen {
+// sessionTally is the tally of sessions.
+type sessionTally struct {
+	*tally
+	own bool
+}
+
+// missed notes that a read did not see what its session wrote.
+func (t *sessionTally) missed(h *history.History, key string, read, write int32) {
+	if !t.own {
+		t.stats["own_writes_missed"]++
+		return
+	}
+	t.broken(h, "read-your-writes", key, read, "did not see the session's own", write)
+}
+
+func (t *sessionTally) sessionRead(h *history.History, key string, i int32, s seen, gone absences) seen {
 	op := &h.Ops[i]
 	if op.Version.IsZero() {
 		// It raises nothing: which absence it saw, nobody knows.
@@ -78,14 +97,14 @@ func (t *tally) sessionRead(h *history.History, key string, i int32, s seen, gon
 			return s
 		}
 		if !gone.explain(s.write, op.Return) {
-			t.broken(h, "read-your-writes", key, i, "did not see the session's own", s.writeOp)
+			t.missed(h, key, i, s.writeOp)
 		} else if !gone.explain(s.read, op.Return) {
 			t.broken(h, "monotonic-reads", key, i, "went back behind the session's", s.readOp)
 		}
 		return s
 	}
 	if op.Version.Less(s.write) {
-		t.broken(h, "read-your-writes", key, i, "did not see the session's own", s.writeOp)
+		t.missed(h, key, i, s.writeOp)
 	}
 	if op.Version.Less(s.read) {
 		t.broken(h, "monotonic-reads", key, i, "went back behind the session's", s.readOp)
@@ -95,7 +114,7 @@ func (t *tally) sessionRead(h *history.History, key string, i int32, s seen, gon
 	return s
 }
 
-func (t *tally) sessionWrite(h *history.History, key string, i int32, s seen) seen {
+func (t *sessionTally) sessionWrite(h *history.History, key string, i int32, s seen) seen {
 	op := &h.Ops[i]
 	if op.Version.IsZero() {
 		return s
