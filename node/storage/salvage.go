@@ -42,12 +42,10 @@ func (s *Store) openEngine() (*boltFile, error) {
 	if err != nil {
 		return nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
 	}
-	if err := holds.writeFree(path); err != nil {
-		return nil, diskError(err, "write to %s", path)
-	}
 	if s.bolt, err = openBoltFile(path); err != nil {
 		return nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
 	}
+	unmapPages(s.bolt) // it has read all of them, to find those that are free
 	return holds, nil
 }
 
