@@ -38,18 +38,12 @@ func raft() []Mutant {
 		// Only a crash within the microseconds of a sync would show it.
 		{Name: "copy-counted-early", Breaks: "a replica answers for an entry that its own disk does not hold yet",
 			Test: "replication/raft TestMajorityOfDisksDecides"},
-		// No nemesis moves replicas.
-		{Name: "learner-votes", Breaks: "a replica that is to be filled has a vote before it has the data",
-			Test: "replication/raft TestAReplicaDiesWhileAnotherLearns"},
 		// The same.
 		{Name: "non-voter-counted", Breaks: "the round that confirms a leader counts replicas that have no vote",
 			Test: "replication/raft TestNonVoterDoesNotConfirm"},
 		// The leader, its follower and the client must be together on the small side, of five, for a moment.
 		{Name: "follower-read-no-confirm", Breaks: "a leader gives a follower a read index without asking whether it still leads",
 			Test: "replication/raft TestFollowerOfADeposedLeader"},
-		// The reading node must reach the old leader, and nobody must have told it of its heir.
-		{Name: "witness-unheard", Breaks: "a node without a replica takes a leader's own word that it leads",
-			Test: "jepsen-lite/sim TestANodeWithoutAReplicaAsksAWitness"},
 		// The old leader must not hear of its heir, which the nemesis has no way to bring about.
 		{Name: "lease-past-transfer", Breaks: "a leader that hands over lets its voters off, and goes on answering under its lease",
 			Test: "replication/raft TestTransferGivesTheLeaseUp"},

@@ -7,7 +7,6 @@ import (
 
 	"fulcrum"
 	"fulcrum/consistency"
-	"fulcrum/mutant"
 	"fulcrum/node/catalog"
 	"fulcrum/replication"
 	"fulcrum/replication/raft"
@@ -120,9 +119,6 @@ func (n *Node) readWitnessed(ctx context.Context, to fulcrum.NodeID, sh *catalog
 
 // vouched waits a moment for the witness, and reports whether it is in the leader's term.
 func (n *Node) vouched(ctx context.Context, said <-chan uint64, witness fulcrum.NodeID, term uint64) bool {
-	if mutant.On("witness-unheard") {
-		return true // mutant: the leader's own word will do
-	}
 	late := time.NewTimer(witnessPatience)
 	defer late.Stop()
 	select {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"fulcrum"
-	"fulcrum/mutant"
 	"fulcrum/replication/raft/protocol"
 )
 
@@ -98,10 +97,7 @@ func (g *Group) toLearn(in *instance, learners []fulcrum.NodeID) func(protocol.C
 	conf := in.view.Load().conf
 	for _, id := range learners {
 		if !conf.Has(id) {
-			// mutant: the learner votes before it has the data
-			return func(c protocol.Configuration) protocol.Configuration {
-				return c.With(protocol.Member{ID: id, Voter: mutant.On("learner-votes")})
-			}
+			return func(c protocol.Configuration) protocol.Configuration { return c.With(protocol.Member{ID: id}) }
 		}
 	}
 	for _, m := range conf.Members {
