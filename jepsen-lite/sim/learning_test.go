@@ -37,7 +37,10 @@ func beginMove(t *testing.T, c *sim.Cluster) *move {
 		}
 	}
 	sh := shardOf(c, "n1", moved)
-	for ; sh.Leader == ""; sh = shardOf(c, "n1", moved) {
+	for until := time.Now().Add(time.Minute); sh.Leader == ""; sh = shardOf(c, "n1", moved) {
+		if time.Now().After(until) {
+			t.Fatal("no leader within a minute")
+		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	m := &move{leader: sh.Leader}
