@@ -38,7 +38,7 @@ func raft() []Mutant {
 		// Only a crash within the microseconds of a sync would show it.
 		{Name: "copy-counted-early", Breaks: "a replica answers for an entry that its own disk does not hold yet",
 			Test: "replication/raft TestMajorityOfDisksDecides"},
-		// The same.
+		// A shard has replicas without a vote only while it moves, which no nemesis brings about.
 		{Name: "non-voter-counted", Breaks: "the round that confirms a leader counts replicas that have no vote",
 			Test: "replication/raft TestNonVoterDoesNotConfirm"},
 		// The leader, its follower and the client must be together on the small side, of five, for a moment.
