@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -409,12 +411,48 @@ func copyTree(to, from string) error {
 		if d.Name() == "LOCK" {
 			return nil
 		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(to, rel), b, 0o600)
+		return copyFile(filepath.Join(to, rel), path)
 	})
+}
+
+// copyFile copies a file and leaves out blocks of zeros: most of an engine's file, which
+// grows by many megabytes at a time, has never been written.
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	size, err := copyBlocks(out, in)
+	if err == nil {
+		err = out.Truncate(size) // the zeros behind the last block too
+	}
+	return errors.Join(err, out.Close())
+}
+
+// copyBlocks copies what is not zero, to where it was, and returns the size of it all.
+func copyBlocks(out io.WriterAt, in io.Reader) (size int64, err error) {
+	block, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err := io.ReadFull(in, block)
+		if n > 0 && !bytes.Equal(block[:n], zeros[:n]) {
+			if _, err := out.WriteAt(block[:n], size); err != nil {
+				return size, err
+			}
+		}
+		size += int64(n)
+		switch err {
+		case nil:
+		case io.EOF, io.ErrUnexpectedEOF:
+			return size, nil
+		default:
+			return size, err
+		}
+	}
 }
 
 // Wipe takes the whole disk from a node that does not run.
