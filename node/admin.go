@@ -19,6 +19,8 @@ import (
 type adminRequest struct {
 	Do       string
 	Register *catalog.Node        `json:",omitempty"`
+	Outside  bool                 `json:",omitempty"` // register: who asks takes no part in the catalog's group yet
+	Life     string               `json:",omitempty"` // born: the incarnation of who asks
 	Command  []byte               `json:",omitempty"` // propose: a catalog.Command
 	Group    fulcrum.GroupID      `json:",omitempty"`
 	Epoch    fulcrum.Epoch        `json:",omitempty"`
@@ -51,7 +53,7 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 		if req.Register == nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "register without a node")
 		}
-		return struct{}{}, n.takeIn(ctx, *req.Register)
+		return struct{}{}, n.takeIn(ctx, *req.Register, req.Outside)
 	case "propose":
 		result, err := n.catalog.Propose(ctx, req.Command)
 		return catalogResult(result, err)
@@ -63,7 +65,7 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "applied":
 		return n.catalog.Applied(), nil
 	case "born":
-		return n.born(), nil
+		return n.bornFor(from, req.Life)
 	case "status":
 		return n.localStatus(), nil
 	case "leads":
@@ -116,7 +118,10 @@ func adminAt[T any](ctx context.Context, n *Node, to fulcrum.NodeID, req adminRe
 
 // takeIn is the catalog leader's side of a registration. A name whose lease holds
 // with another data directory belongs to a node that runs: the newcomer must go.
-func (n *Node) takeIn(ctx context.Context, node catalog.Node) error {
+//
+// Who is outside has a vote in no configuration when takeIn returns (see admitted), whether the
+// catalog knows its name or not: it may have lost its disk before it first registered.
+func (n *Node) takeIn(ctx context.Context, node catalog.Node, outside bool) error {
 	if err := n.catalog.Confirm(ctx); err != nil {
 		return err
 	}
@@ -134,11 +139,12 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node) error {
 		return fulcrum.Errorf(fulcrum.CodeUnavailable, "whether another %s is running will be known in %s", node.Name, takeoverTime)
 	}
 	newDisk := known && old.Incarnation != node.Incarnation
-	if newDisk && n.inCatalog(node.Name) {
+	if newDisk && n.inCatalog(node.Name) || outside && n.votes(node.Name) {
 		// Before the catalog takes its new data directory for the one that it has: see admitted.
 		if err := n.catalog.RemoveServer(ctx, node.Name); err != nil {
 			return err
 		}
+		n.log.Info("a node with a new data directory has no vote in the catalog until it has caught up", "of", node.Name)
 	}
 	if _, err := n.propose(ctx, catalog.Command{Register: &node}); err != nil {
 		return err
@@ -152,6 +158,11 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node) error {
 // inCatalog reports whether a node is a member of the catalog's group.
 func (n *Node) inCatalog(id fulcrum.NodeID) bool {
 	return slices.ContainsFunc(n.catalog.Servers(), func(s raft.Server) bool { return s.Node == id })
+}
+
+// votes reports whether a node is a voter of the catalog's group.
+func (n *Node) votes(id fulcrum.NodeID) bool {
+	return slices.ContainsFunc(n.catalog.Servers(), func(s raft.Server) bool { return s.Node == id && s.Voter })
 }
 
 // propose changes the catalog, through its leader wherever that is. It returns

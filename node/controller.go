@@ -492,7 +492,11 @@ func (c *controller) restoreVoter(ctx context.Context, id fulcrum.NodeID) error 
 	if err != nil || has < all {
 		return err
 	}
-	return c.n.catalog.AddVoter(ctx, id)
+	if err := c.n.catalog.AddVoter(ctx, id); err != nil {
+		return err
+	}
+	c.n.log.Info("a node has caught up with the catalog, and has a vote there", "of", id)
+	return nil
 }
 
 // replaceVoter gives the catalog another voter before one of its voters leaves, if

@@ -271,6 +271,14 @@ func (n *Node) runRegister(ctx context.Context) error {
 		GossipAddr: n.opt.GossipAddr, Incarnation: n.store.Identity().Incarnation, Voter: isInitialVoter(n)}
 	var namesake time.Time // since when a leader of our name is all that others know
 	for {
+		if !n.admitted() && !n.outside.Load() { // it is not known yet which
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(20 * time.Millisecond):
+			}
+			continue
+		}
 		done, err := n.register(ctx, me)
 		switch {
 		case done:
@@ -308,7 +316,7 @@ func (n *Node) register(ctx context.Context, me catalog.Node) (done bool, err er
 	}
 	callCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, err = n.toCatalogLeader(callCtx, adminRequest{Do: "register", Register: &me})
+	_, err = n.toCatalogLeader(callCtx, adminRequest{Do: "register", Register: &me, Outside: !n.admitted()})
 	if errors.Is(err, fulcrum.ErrExists) {
 		return true, err
 	}
@@ -316,7 +324,7 @@ func (n *Node) register(ctx context.Context, me catalog.Node) (done bool, err er
 		n.log.Debug("not registered yet", "err", err)
 		return false, err
 	}
-	if err := n.admit(); err != nil {
+	if err := n.admit(true); err != nil {
 		return true, err
 	}
 	return false, nil

@@ -160,6 +160,7 @@ type Node struct {
 	actor    uint32 // guarded by mu; 0 until the catalog has taken this node in
 
 	takesPart atomic.Bool // in the catalog's group: see admitted
+	outside   atomic.Bool // until it takes part it has to be taken in: see runBirth
 	admitting sync.Mutex  // held while that is written down
 }
 

@@ -1,8 +1,13 @@
 package sim_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -78,4 +83,74 @@ func TestACrashAtBirthCostsNoVote(t *testing.T) {
 		ready(t, c)
 		do(t, c.Kill("n2"), makeKeyspace(t, c, "n3", "later"))
 	})
+}
+
+// A first voter that loses its disk while the cluster is being born may have voted. Whoever heard
+// of its first life takes no part in a birth with the second; the catalog takes it in.
+func TestAVoterThatLosesItsDiskAtBirthHasNoVote(t *testing.T) {
+	inBubble(t, sim.ClusterOptions{Nodes: 3}, func(t *testing.T, c *sim.Cluster) {
+		do(t, c.Kill("n1", "n2", "n3"), c.Wipe("n1"), c.Wipe("n2"), c.Wipe("n3"), c.Start("n2", "n3"))
+		time.Sleep(2 * time.Second) // they wait for n1
+		do(t, c.Kill("n3"), c.Wipe("n3"), c.Start("n3"))
+		time.Sleep(30 * time.Second)
+		for _, id := range c.Running() {
+			if err := makeKeyspace(t, c, id, "early"); err == nil {
+				t.Errorf("a voter without its disk took part in a birth; %s made a keyspace", id)
+			}
+		}
+		do(t, c.Start("n1"))
+		ready(t, c)
+		time.Sleep(30 * time.Second)
+		do(t, c.Kill("n1"), makeKeyspace(t, c, "n3", "later")) // n3 has its vote again
+	})
+}
+
+// A first voter that is not known to the catalog starts late, or lost its disk before it
+// registered: it has no vote either until it has caught up.
+func TestAVoterThatStartsLateHasNoVoteAtFirst(t *testing.T) {
+	var said safeBuffer
+	opt := sim.ClusterOptions{Nodes: 3, Logger: slog.New(slog.NewTextHandler(&said, nil))}
+	inBubble(t, opt, func(t *testing.T, c *sim.Cluster) {
+		do(t, c.Kill("n1", "n2", "n3"), c.Wipe("n1"), c.Wipe("n2"), c.Wipe("n3"), c.Start("n1", "n2"))
+		ready(t, c)
+		do(t, makeKeyspace(t, c, "n1", "kept"))
+		said.Reset()
+		do(t, c.Start("n3"))
+		ready(t, c)
+		time.Sleep(10 * time.Second)
+		var votes []bool
+		for line := range strings.Lines(said.String()) {
+			if strings.Contains(line, "of=n3") {
+				votes = append(votes, strings.Contains(line, "and has a vote there"))
+			}
+		}
+		if !slices.Equal(votes, []bool{false, true}) {
+			t.Errorf("n3 had no vote, and then one: %v\n%s", votes, said.String())
+		}
+		do(t, c.Kill("n1"), makeKeyspace(t, c, "n3", "later"))
+	})
+}
+
+// safeBuffer is what several goroutines have written.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func (s *safeBuffer) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.b.Reset()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,7 +22,10 @@ type Identity struct {
 	Node        fulcrum.NodeID `json:"node"`
 	Incarnation string         `json:"incarnation"`
 	Admitted    bool           `json:"admitted,omitempty"` // it may have taken part in the catalog's group
-	Fresh       bool           `json:"-"`                  // this Open made it
+	TakenIn     bool           `json:"taken_in,omitempty"` // by a catalog that there was already
+	// FirstLives has the incarnations in which other first nodes of the cluster were first heard of.
+	FirstLives map[fulcrum.NodeID]string `json:"first_lives,omitempty"`
+	Fresh      bool                      `json:"-"` // this Open made it
 }
 
 const (
@@ -104,11 +108,52 @@ func identify(dir, cluster string, node fulcrum.NodeID) (Identity, error) {
 	return id, nil
 }
 
-// Admit notes for good that the node takes part in the catalog's group from now on.
-func (s *Store) Admit() error {
+// Admit notes for good that the node takes part in the catalog's group from now on, and
+// whether a catalog that there was already took it in.
+func (s *Store) Admit(takenIn bool) error {
+	return s.updateIdentity(func(id *Identity) { id.Admitted, id.TakenIn = true, id.TakenIn || takenIn })
+}
+
+// FirstLife returns the incarnation in which another node was first heard of, and notes
+// for good that it is this one when none was.
+func (s *Store) FirstLife(node fulcrum.NodeID, incarnation string) (string, error) {
+	if first, ok := s.Identity().FirstLives[node]; ok {
+		return first, nil
+	}
+	first := incarnation
+	err := s.updateIdentity(func(id *Identity) {
+		if was, ok := id.FirstLives[node]; ok { // meanwhile
+			first = was
+			return
+		}
+		lives := maps.Clone(id.FirstLives) // others read the old one
+		if lives == nil {
+			lives = map[fulcrum.NodeID]string{}
+		}
+		lives[node] = incarnation
+		id.FirstLives = lives
+	})
+	return first, err
+}
+
+// Identity returns whose data directory this is. Its map is not to be written to.
+func (s *Store) Identity() Identity {
+	s.idMu.Lock()
+	defer s.idMu.Unlock()
+	return s.id
+}
+
+// updateIdentity changes the identity on disk, and then here.
+func (s *Store) updateIdentity(change func(*Identity)) error {
+	s.idMu.Lock()
+	defer s.idMu.Unlock()
 	id := s.id
-	id.Admitted = true
-	return writeIdentity(s.opts.Dir, filepath.Join(s.opts.Dir, identityFile), id)
+	change(&id)
+	if err := writeIdentity(s.opts.Dir, filepath.Join(s.opts.Dir, identityFile), id); err != nil {
+		return err
+	}
+	s.id = id
+	return nil
 }
 
 // writeIdentity leaves either no file or a whole one, whenever the power fails.

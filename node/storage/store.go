@@ -88,6 +88,7 @@ type Store struct {
 	opts   Options
 	logger *slog.Logger
 	lock   *dirLock
+	idMu   sync.Mutex // protects id, also while it is written
 	id     Identity
 
 	disk    *disk
@@ -213,9 +214,6 @@ func Open(opts Options) (_ *Store, err error) {
 	s.lookAtRoom()
 	return s, nil
 }
-
-// Identity returns whose directory this is.
-func (s *Store) Identity() Identity { return s.id }
 
 // Run commits states in the background, syncs logs of interval durability, removes
 // what logs cut off and says what was begun and is durable (see completions). It returns nil when ctx ends, and an error of

@@ -112,6 +112,33 @@ func TestReopenedStoreHasEverything(t *testing.T) {
 	}
 }
 
+func TestTheFirstLifeOfAnotherIsKept(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, options(dir, nil))
+	first := func(node fulcrum.NodeID, life, want string) {
+		t.Helper()
+		if got, err := s.FirstLife(node, life); err != nil || got != want {
+			t.Errorf("%s in its life %q was first heard of in %q (%v), want %q", node, life, got, err, want)
+		}
+	}
+	first("n2", "a", "a")
+	must(t, s.Admit(false))
+	first("n3", "b", "b")
+	first("n2", "c", "a")
+	must(t, s.Close())
+	s = open(t, options(dir, nil))
+	first("n2", "c", "a")
+	first("n3", "b", "b")
+	if id := s.Identity(); !id.Admitted || id.TakenIn {
+		t.Errorf("it took part at birth; its identity is %+v", id)
+	}
+	must(t, s.Admit(true))
+	must(t, s.Admit(false))
+	if id := s.Identity(); !id.TakenIn {
+		t.Errorf("it was taken in; its identity is %+v", id)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
