@@ -47,6 +47,7 @@ type KeyspaceInfo struct {
 	ShardBy    string      `json:"shard_by"`
 	Shards     int         `json:"shards"`
 	Replicas   int         `json:"replicas"`
+	Placed     int         `json:"replicas_placed"` // of the shard that has the fewest; below Replicas until there are nodes enough
 	ReadLevel  string      `json:"read_level"`
 	WriteLevel string      `json:"write_level"`
 	Durability string      `json:"durability"`

@@ -19,7 +19,7 @@ func (c *Client) admin(ctx context.Context, op, method string, path []string, qu
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
 	o := c.call(opts)
-	rq := request{op: op, method: method, path: path, query: query, header: make(http.Header), read: method == http.MethodGet, attempts: o.attempts}
+	rq := request{op: op, method: method, path: path, query: query, header: make(http.Header), read: method == http.MethodGet, change: method != http.MethodGet, attempts: o.attempts}
 	if send != nil {
 		body, err := json.Marshal(send)
 		if err != nil {

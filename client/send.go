@@ -35,6 +35,7 @@ type request struct {
 	keyspace string // empty: not about keys
 	read     bool   // it changes nothing
 	cas      bool   // applying it twice is impossible
+	change   bool   // of the cluster: the node that refuses it has tried for a while itself
 	id       string // the nodes know it again: sent twice, it is applied once
 	attempts int
 }
@@ -91,6 +92,9 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 			maybe = e
 		}
 		again := e.Maybe && rq.repeatable(began) || retryable(e) && (maybe == nil || rq.repeatable(began))
+		if rq.change && attempt >= len(targets) && e.Code == fulcrum.CodeUnavailable && !unreached(e) {
+			again = false // nobody else is left to ask
+		}
 		if !again || attempt >= rq.attempts || ctx.Err() != nil {
 			return a, verdict(e, maybe)
 		}

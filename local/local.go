@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"fulcrum"
 )
@@ -182,9 +183,20 @@ func newClusterID() string {
 
 // NextName is the name that Add gives.
 func (c *Cluster) NextName() fulcrum.NodeID {
+	return newNode(c.Dir, c.BasePort, c.nextIndex(), "").Name
+}
+
+// nextIndex is above those of all nodes, those that were removed included: their
+// directories are still there, and would make the new node the old one.
+func (c *Cluster) nextIndex() int {
 	next := 1
 	for _, n := range c.Nodes {
 		next = max(next, n.Index+1)
 	}
-	return newNode(c.Dir, c.BasePort, next, "").Name
+	for _, dir := range c.Gone {
+		if i, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(dir), "n")); err == nil {
+			next = max(next, i+1)
+		}
+	}
+	return next
 }

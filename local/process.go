@@ -314,11 +314,7 @@ func (c *Cluster) Launch(name fulcrum.NodeID) error {
 
 // Add starts a new node and has it join the cluster.
 func (c *Cluster) Add(ctx context.Context, zone string) (*Node, error) {
-	index := 1
-	for _, n := range c.Nodes {
-		index = max(index, n.Index+1)
-	}
-	n := newNode(c.Dir, c.BasePort, index, zone)
+	n := newNode(c.Dir, c.BasePort, c.nextIndex(), zone)
 	n.Joined = true
 	if err := checkPorts(n); err != nil {
 		return nil, err

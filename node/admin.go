@@ -22,6 +22,7 @@ type adminRequest struct {
 	Outside  bool                 `json:",omitempty"` // register: who asks takes no part in the catalog's group yet
 	Life     string               `json:",omitempty"` // born: the incarnation of who asks
 	Command  []byte               `json:",omitempty"` // propose: a catalog.Command
+	Confirm  bool                 `json:",omitempty"` // propose: only by a leader that a majority knows
 	Group    fulcrum.GroupID      `json:",omitempty"`
 	Epoch    fulcrum.Epoch        `json:",omitempty"`
 	Fence    replication.Position `json:",omitzero"`
@@ -55,6 +56,11 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 		}
 		return struct{}{}, n.takeIn(ctx, *req.Register, req.Outside)
 	case "propose":
+		if req.Confirm {
+			if err := n.catalog.Confirm(ctx); err != nil {
+				return nil, err
+			}
+		}
 		result, err := n.catalog.Propose(ctx, req.Command)
 		return catalogResult(result, err)
 	case "shows":
@@ -168,13 +174,24 @@ func (n *Node) votes(id fulcrum.NodeID) bool {
 // propose changes the catalog, through its leader wherever that is. It returns
 // the place that a copy of the catalog must have reached to show the change.
 func (n *Node) propose(ctx context.Context, c catalog.Command) (catalog.Applied, error) {
+	return n.proposed(ctx, c, false)
+}
+
+// change is propose for what somebody waits for: a leader that was cut off is asked by a
+// round first whether it still is one, so that its answer is a refusal and not, as that of
+// a command in its log, an unknown outcome.
+func (n *Node) change(ctx context.Context, c catalog.Command) (catalog.Applied, error) {
+	return n.proposed(ctx, c, true)
+}
+
+func (n *Node) proposed(ctx context.Context, c catalog.Command, confirm bool) (catalog.Applied, error) {
 	var applied catalog.Applied
 	c.At = n.wall().UTC()
 	cmd, err := catalog.Encode(c)
 	if err != nil {
 		return applied, err
 	}
-	out, err := n.toCatalogLeader(ctx, adminRequest{Do: "propose", Command: cmd})
+	out, err := n.toCatalogLeader(ctx, adminRequest{Do: "propose", Command: cmd, Confirm: confirm})
 	if err != nil {
 		return applied, err
 	}
@@ -194,8 +211,16 @@ func catalogResult(result any, err error) (any, error) {
 	return result, nil
 }
 
-// toCatalogLeader asks the catalog's leader, and asks again while there is none,
-// until ctx ends. Only answers that say "definitely not done" are asked again.
+// How long a change of the catalog is tried again before it is refused: an election, and
+// the one after it, take less. Where too few voters are in reach there will be none.
+const (
+	catalogPatience  = 5 * time.Second
+	minorityPatience = time.Second
+)
+
+// toCatalogLeader asks the catalog's leader, and asks again while there is none, for
+// catalogPatience or until ctx ends. Only answers that say "definitely not done" are asked
+// again; one that is under way is waited for until ctx ends.
 func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawMessage, error) {
 	try := func() (json.RawMessage, error) {
 		leader, self := n.catalog.Leader()
@@ -213,6 +238,7 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 		}
 		return n.askCatalogLeader(ctx, leader, req)
 	}
+	began := time.Now()
 	for {
 		out, err := try()
 		for hops := 0; hops < 3 && errors.Is(err, fulcrum.ErrNotLeader); hops++ {
@@ -228,13 +254,42 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 		if err == nil || !retriable(err) {
 			return out, err
 		}
+		if refusal := n.leaderless(ctx, time.Since(began), err); refusal != nil {
+			return nil, refusal
+		}
 		select {
 		case <-ctx.Done():
-			return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed now: %w", err).
-				WithHint("a majority of its voters must be up and connected; see fulcrum status")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// leaderless returns the refusal of a change of the catalog that has been tried for so long,
+// the last time with err; nil: try again.
+func (n *Node) leaderless(ctx context.Context, tried time.Duration, err error) error {
+	if tried >= minorityPatience && ctx.Err() == nil {
+		voters := n.catalogVoters()
+		if reached, need := n.reached(ctx, voters), len(voters)/2+1; reached < need && ctx.Err() == nil {
+			return fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed from %s, which reaches %d of its %d voters; %d are needed", n.opt.Name, reached, len(voters), need).
+				WithHint("send it to a node on the side of the majority, or bring the others back: fulcrum status shows nodes and faults")
+		}
+	}
+	if tried < catalogPatience && ctx.Err() == nil {
+		return nil
+	}
+	return fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed now: %w", err).
+		WithHint("a majority of its voters must be up and connected; see fulcrum status")
+}
+
+// catalogVoters are the voters of the catalog's group, as far as this node knows.
+func (n *Node) catalogVoters() []fulcrum.NodeID {
+	var voters []fulcrum.NodeID
+	for _, s := range n.catalog.Servers() {
+		if s.Voter {
+			voters = append(voters, s.Node)
+		}
+	}
+	return voters
 }
 
 // errNamesake says that others take a node of our name for the catalog's leader,

@@ -44,7 +44,7 @@ const (
 
 // runController works while this node leads the catalog, until ctx ends.
 func (n *Node) runController(ctx context.Context) error {
-	c := &controller{n: n, busy: map[fulcrum.GroupID]bool{}, why: map[fulcrum.GroupID]string{}, learning: newLearning(n.lives.expired)}
+	c := &controller{n: n, busy: map[fulcrum.GroupID]bool{}, why: map[fulcrum.GroupID]string{}, learning: newLearning(n.lives.expired, n.lives.heard)}
 	var g errgroup.Group
 	g.SetLimit(4 * changesAtOnce)
 	defer func() { _ = g.Wait() }()
@@ -80,13 +80,14 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 			c.start(ctx, g, ref.Shard.Group, func(ctx context.Context) error { return c.change(ctx, ref) })
 		}
 	})
+	load := sync.OnceValue(st.Load)
 	for _, name := range st.Names() {
 		for _, sh := range st.Keyspaces[name].Shards {
 			ref := catalog.ShardRef{Keyspace: st.Keyspaces[name], Shard: sh}
 			if sh.Phase != catalog.Active {
 				continue
 			}
-			if next, ok := c.wanted(st, ref); ok || len(sh.Learners) > 0 {
+			if next, ok := c.wanted(st, ref, load); ok || len(sh.Learners) > 0 {
 				learners := c.learners(sh, next)
 				count := &changing
 				if len(learners) > 0 {
@@ -105,6 +106,7 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 	}
 	c.forgetRemoved(ctx, g, st)
 	c.restoreVoters(ctx, g, st)
+	c.fillVoters(ctx, g, st)
 }
 
 // start runs one step for a shard unless one is under way or the bound is reached:
@@ -134,13 +136,16 @@ func (c *controller) start(ctx context.Context, g *errgroup.Group, id fulcrum.Gr
 	})
 }
 
-// wanted says which change a shard needs: to its keyspace's target mode, off a
-// node that is being removed, or past an epoch in which a replica lost its disk.
-func (c *controller) wanted(st *catalog.State, ref catalog.ShardRef) (catalog.StartChange, bool) {
+// wanted says which change a shard needs: to its keyspace's target mode, off a node that is
+// being removed, past an epoch in which a replica lost its disk, or to one replica more
+// where some are missing. load is counted on.
+func (l *learning) wanted(st *catalog.State, ref catalog.ShardRef, load func() map[fulcrum.NodeID]int) (catalog.StartChange, bool) {
 	sh := ref.Shard
 	next := catalog.StartChange{ShardAt: catalog.ShardAt{Group: sh.Group, Epoch: sh.Epoch}, Mode: ref.Keyspace.Target, Replicas: sh.Replicas}
 	if i := slices.IndexFunc(sh.Replicas, func(id fulcrum.NodeID) bool { return st.Nodes[id].Removing }); i >= 0 {
-		next.Replicas = replaced(st, sh, sh.Replicas[i], ref.Keyspace.Replicas, c.prefer(sh))
+		next.Replicas = replaced(st, sh, sh.Replicas[i], ref.Keyspace.Replicas, l.best(st, ref, load))
+	} else if st.Short(ref) {
+		next.Replicas = l.refilled(st, ref, load)
 	}
 	return next, next.Mode != sh.Mode || !slices.Equal(next.Replicas, sh.Replicas) || len(sh.Wiped) > 0
 }
@@ -148,10 +153,10 @@ func (c *controller) wanted(st *catalog.State, ref catalog.ShardRef) (catalog.St
 // replaced returns the replicas of sh, of which the keyspace wants so many, with one
 // of them moved elsewhere; with nowhere to go they get fewer, but never none. A shard
 // with a single replica first gets a second one and drops the old in a later change,
-// so that the data is never in one unfinished place. prefer leaves the best of several
-// nodes to go to.
-func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want int, prefer func([]partition.Candidate) []partition.Candidate) []fulcrum.NodeID {
-	candidates := slices.DeleteFunc(st.Candidates(gone), func(c partition.Candidate) bool { return sh.Hosts(c.Node) })
+// so that the data is never in one unfinished place. best is the one of several nodes to
+// go to.
+func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want int, best func([]partition.Candidate) fulcrum.NodeID) []fulcrum.NodeID {
+	candidates := without(st.Candidates(gone), sh)
 	rest := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return id == gone })
 	if len(candidates) == 0 && len(rest) == 0 {
 		return sh.Replicas
@@ -159,11 +164,15 @@ func replaced(st *catalog.State, sh *catalog.Shard, gone fulcrum.NodeID, want in
 	if len(candidates) == 0 || len(rest) >= want {
 		return rest
 	}
-	fresh := partition.Place(sh.Group, 1, prefer(candidates))
 	if len(rest) == 0 {
-		return append(slices.Clone(sh.Replicas), fresh...)
+		return append(slices.Clone(sh.Replicas), best(candidates))
 	}
-	return append(rest, fresh...)
+	return append(rest, best(candidates))
+}
+
+// without returns the candidates that have no replica of sh.
+func without(cs []partition.Candidate, sh *catalog.Shard) []partition.Candidate {
+	return slices.DeleteFunc(cs, func(c partition.Candidate) bool { return sh.Hosts(c.Node) })
 }
 
 // change drives a shard that is not active to its next epoch.
@@ -471,52 +480,4 @@ func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *c
 			return err
 		})
 	}
-}
-
-// restoreVoters gives voters of the catalog that lost their disk, and their vote with it
-// (takeIn), the vote back, once they have caught up.
-func (c *controller) restoreVoters(ctx context.Context, g *errgroup.Group, st *catalog.State) {
-	for _, server := range c.n.catalog.Servers() {
-		n, known := st.Nodes[server.Node]
-		if known && n.Voter && !n.Removing && !server.Voter && !c.n.lives.expired(n.Name) {
-			c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error { return c.restoreVoter(ctx, n.Name) })
-		}
-	}
-}
-
-// restoreVoter does nothing, until a later round, while the node has not caught up: with
-// its vote it would hold commits up.
-func (c *controller) restoreVoter(ctx context.Context, id fulcrum.NodeID) error {
-	all := c.n.catalog.Applied()
-	has, err := ask[uint64](ctx, c.n, id, adminRequest{Do: "applied"})
-	if err != nil || has < all {
-		return err
-	}
-	if err := c.n.catalog.AddVoter(ctx, id); err != nil {
-		return err
-	}
-	c.n.log.Info("a node has caught up with the catalog, and has a vote there", "of", id)
-	return nil
-}
-
-// replaceVoter gives the catalog another voter before one of its voters leaves, if
-// there is a live node to take its place: else each removal would leave it less able
-// to survive failures.
-func (c *controller) replaceVoter(ctx context.Context, st *catalog.State, leaving fulcrum.NodeID) error {
-	if !st.Nodes[leaving].Voter {
-		return nil
-	}
-	for _, id := range st.NodeNames() {
-		n := st.Nodes[id]
-		if n.Voter || n.Removing || c.n.lives.expired(id) {
-			continue
-		}
-		if err := c.n.catalog.AddVoter(ctx, id); err != nil {
-			return err
-		}
-		n.Voter = true
-		_, err := c.n.propose(ctx, catalog.Command{Register: &n})
-		return err
-	}
-	return nil
 }

@@ -82,7 +82,7 @@ func TestCollect(t *testing.T) {
 // that the catalog takes when all old replicas settle.
 func TestReplicasMoveOffRemovedNodes(t *testing.T) {
 	all := []fulcrum.NodeID{"n1", "n2", "n3", "n4", "n5"}
-	l := newLearning(func(fulcrum.NodeID) bool { return false })
+	l := newLearning(func(fulcrum.NodeID) bool { return false }, func(fulcrum.NodeID) bool { return true })
 	rapid.Check(t, func(rt *rapid.T) {
 		st := catalog.New()
 		for _, id := range all {
@@ -96,7 +96,8 @@ func TestReplicasMoveOffRemovedNodes(t *testing.T) {
 			if i < 0 {
 				break
 			}
-			next := replaced(st, sh, sh.Replicas[i], had, l.prefer(sh))
+			ref := catalog.ShardRef{Keyspace: &catalog.Keyspace{Replicas: had}, Shard: sh}
+			next := replaced(st, sh, sh.Replicas[i], had, l.best(st, ref, func() map[fulcrum.NodeID]int { return map[fulcrum.NodeID]int{} }))
 			if len(next) == 0 {
 				rt.Fatalf("%v off %s leaves nothing", sh.Replicas, sh.Replicas[i])
 			}

@@ -71,7 +71,7 @@ func (n *Node) CreateKeyspace(ctx context.Context, spec fulcrum.KeyspaceSpec) (f
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	made, err := n.propose(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}})
+	made, err := n.change(ctx, catalog.Command{CreateKeyspace: &catalog.CreateKeyspace{Spec: settings}})
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
@@ -91,7 +91,7 @@ func (n *Node) AlterKeyspace(ctx context.Context, name string, patch fulcrum.Key
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
-	made, err := n.propose(ctx, catalog.Command{AlterKeyspace: &alter})
+	made, err := n.change(ctx, catalog.Command{AlterKeyspace: &alter})
 	if err != nil {
 		return fulcrum.KeyspaceInfo{}, err
 	}
@@ -102,7 +102,7 @@ func (n *Node) AlterKeyspace(ctx context.Context, name string, patch fulcrum.Key
 func (n *Node) DropKeyspace(ctx context.Context, name string) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	made, err := n.propose(ctx, catalog.Command{DropKeyspace: &name})
+	made, err := n.change(ctx, catalog.Command{DropKeyspace: &name})
 	if err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func (n *Node) awaitCopy(ctx context.Context, made catalog.Applied) error {
 func (n *Node) RemoveNode(ctx context.Context, name fulcrum.NodeID) error {
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	made, err := n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: name}})
+	made, err := n.change(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: name}})
 	if err != nil || name == n.opt.Name { // who leaves may never hear of it
 		return err
 	}

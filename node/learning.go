@@ -46,6 +46,7 @@ const (
 // when: another controller may begin anew.
 type learning struct {
 	expired func(fulcrum.NodeID) bool
+	heard   func(fulcrum.NodeID) bool // of now: not only not known to be away
 
 	mu    sync.Mutex
 	down  map[fulcrum.NodeID]time.Time // since when, as far as this controller knows
@@ -60,8 +61,8 @@ type fill struct {
 	gaveUp  fulcrum.NodeID // the last one that got no further
 }
 
-func newLearning(expired func(fulcrum.NodeID) bool) learning {
-	return learning{expired: expired, down: map[fulcrum.NodeID]time.Time{}, fills: map[fulcrum.GroupID]fill{}}
+func newLearning(expired, heard func(fulcrum.NodeID) bool) learning {
+	return learning{expired: expired, heard: heard, down: map[fulcrum.NodeID]time.Time{}, fills: map[fulcrum.GroupID]fill{}}
 }
 
 // look notes who is down.
@@ -147,6 +148,11 @@ func (c *controller) begin(ctx context.Context, sh *catalog.Shard, next catalog.
 	if !wanted || len(learners) > 0 && !slices.Equal(sh.Learners, learners) {
 		_, err := c.n.propose(ctx, catalog.Command{SetLearners: &catalog.SetLearners{ShardAt: next.ShardAt, Learners: learners}})
 		return err
+	}
+	if len(learners) == 0 && len(next.Replicas) > len(sh.Replicas) {
+		if err := c.whole(ctx, sh); err != nil {
+			return err
+		}
 	}
 	if len(learners) > 0 {
 		if err := c.level(ctx, sh, next, learners); err != nil {

@@ -157,6 +157,14 @@ func (l *liveness) expiredLocked(node fulcrum.NodeID) bool {
 	return time.Since(last) > takeoverTime
 }
 
+// heard reports whether node has a lease of this catalog leader that may hold: not only is
+// it not known to be away, as after an election, it has been there since.
+func (l *liveness) heard(node fulcrum.NodeID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.renewed[node].IsZero() && !l.expiredLocked(node)
+}
+
 // renewal notes that node gets a lease in a liveness epoch, or reports false: it must
 // not have one.
 func (l *liveness) renewal(node fulcrum.NodeID, epoch uint64) bool {

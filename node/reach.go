@@ -73,12 +73,12 @@ func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 	return fulcrum.Errorf(fulcrum.CodeUnavailable, "%s cannot be reached from %s", to, n.opt.Name)
 }
 
-// reached counts the replicas of a shard that can be reached from here, this node
-// included, by pinging all at once those not heard from just now.
-func (n *Node) reached(ctx context.Context, sh *catalog.Shard) int {
+// reached counts the nodes that can be reached from here, this one included, by pinging
+// all at once those not heard from just now.
+func (n *Node) reached(ctx context.Context, nodes []fulcrum.NodeID) int {
 	var wg sync.WaitGroup
 	var count atomic.Int64
-	for _, id := range sh.Replicas {
+	for _, id := range nodes {
 		wg.Go(func() {
 			if n.reach(ctx, id) == nil {
 				count.Add(1)
@@ -93,7 +93,7 @@ func (n *Node) reached(ctx context.Context, sh *catalog.Shard) int {
 // reached from here: then nobody on this side can do the request, and waiting for an
 // election, or asking another replica, would only take longer.
 func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard, need int, a consistency.Access) error {
-	reached := n.reached(ctx, sh)
+	reached := n.reached(ctx, sh.Replicas)
 	if reached >= need {
 		return nil
 	}

@@ -252,7 +252,7 @@ func replicaInfo(sh *catalog.Shard, id fulcrum.NodeID, all map[fulcrum.NodeID]no
 func keyspaceInfo(ks *catalog.Keyspace) fulcrum.KeyspaceInfo {
 	scheme, _ := ks.Scheme.MarshalText()
 	return fulcrum.KeyspaceInfo{Name: ks.Name, ID: ks.ID, Mode: ks.Mode.String(), Target: ks.Target.String(), ShardBy: string(scheme),
-		Shards: len(ks.Shards), Replicas: ks.Replicas, ReadLevel: ks.ReadLevel.String(), WriteLevel: ks.WriteLevel.String(),
+		Shards: len(ks.Shards), Replicas: ks.Replicas, Placed: ks.Placed(), ReadLevel: ks.ReadLevel.String(), WriteLevel: ks.WriteLevel.String(),
 		Durability: ks.Durability, Conflict: ks.Conflict, Engine: ks.Engine, Switch: ks.Switch}
 }
 

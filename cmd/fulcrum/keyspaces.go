@@ -74,7 +74,7 @@ func (a *app) keyspaceList() *cobra.Command {
 				return a.show(list, func(w *tabwriter.Writer) {
 					row(w, "KEYSPACE", "DB", "MODE", "SHARDS", "REPLICAS", "WRITE", "READ", "DURABILITY")
 					for _, k := range list {
-						row(w, k.Name, k.ID, k.Mode, fmt.Sprintf("%d by %s", k.Shards, k.ShardBy), k.Replicas, k.WriteLevel, k.ReadLevel, k.Durability)
+						row(w, k.Name, k.ID, k.Mode, fmt.Sprintf("%d by %s", k.Shards, k.ShardBy), replicasOf(k), k.WriteLevel, k.ReadLevel, k.Durability)
 					}
 				})
 			})
@@ -99,7 +99,7 @@ func (a *app) keyspaceDescribe() *cobra.Command {
 
 func describeKeyspace(w *tabwriter.Writer, k fulcrum.KeyspaceInfo) {
 	for _, line := range [][2]any{{"Keyspace", k.Name}, {"Redis database", k.ID}, {"Mode", k.Mode}, {"Sharding", fmt.Sprintf("%d by %s", k.Shards, k.ShardBy)},
-		{"Replicas", k.Replicas}, {"Write level", k.WriteLevel}, {"Read level", k.ReadLevel}, {"Durability", k.Durability}, {"Conflicts", k.Conflict}, {"Engine", k.Engine}} {
+		{"Replicas", replicasOf(k)}, {"Write level", k.WriteLevel}, {"Read level", k.ReadLevel}, {"Durability", k.Durability}, {"Conflicts", k.Conflict}, {"Engine", k.Engine}} {
 		row(w, line[0], line[1])
 	}
 	if s := k.Switch; s != nil {

@@ -59,7 +59,7 @@ func (a *app) nodeAdd() *cobra.Command {
 	var zone string
 	c := &cobra.Command{
 		Use: "add [NAME]", Short: "Start one more node and have it join the cluster",
-		Long: "Start one more node and have it join the cluster. Its name is the next one (n6 after n5). It coordinates requests at once; keyspaces that are created from now on place replicas on it.",
+		Long: "Start one more node and have it join the cluster. Its name is the next one (n6 after n5). It coordinates requests at once. Keyspaces that have fewer replicas than they were made for, since nodes were removed, get one there; else only keyspaces that are created from now on place replicas on it.",
 		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), max(a.timeout, time.Minute))

@@ -72,6 +72,53 @@ func TestNodesByCommand(t *testing.T) {
 	c.refused(exitFailed, []string{"n1"}, "node", "kill", "n1")
 }
 
+// A keyspace that lost a replica with a node that was removed says so, and gets it back from
+// the next node that is added.
+func TestANodeThatIsAddedFillsKeyspacesUp(t *testing.T) {
+	t.Parallel()
+	c := start(t, 3, 1)
+	const keys = 60
+	all := []string{"default", "cp", "ap", "lf"}
+	for _, keyspace := range all {
+		for i := range keys {
+			if err := c.putAt(keyspace, fmt.Sprintf("%c%d", "05bhkpsz"[i%8], i), "v", "quorum"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c.must("node", "remove", "n3")
+	for _, how := range [][]string{{"status", "-o", "table"}, {"keyspace", "list", "-o", "table"}, {"keyspace", "describe", "ap", "-o", "table"}} {
+		if out := c.must(how...); !strings.Contains(out, "2 of 3") {
+			t.Errorf("%v does not say that a replica is missing:\n%s", how, out)
+		}
+	}
+	c.must("node", "add")
+	c.reload()
+	eventually(t, time.Minute, "every shard has three replicas", func() error {
+		for _, sh := range c.status("").Shards {
+			whole := 0
+			for _, r := range sh.Replicas {
+				if r.Known && !r.CatchingUp {
+					whole++
+				}
+			}
+			if whole != 3 {
+				return fmt.Errorf("%+v", sh)
+			}
+		}
+		return nil
+	})
+	if out := c.must("status", "-o", "table"); strings.Contains(out, " of 3") {
+		t.Errorf("all replicas are back:\n%s", out)
+	}
+	c.must("node", "kill", "n2")
+	for _, keyspace := range all {
+		if n := len(c.contents(keyspace)); n != keys {
+			t.Errorf("without n2: %s has %d keys, want %d", keyspace, n, keys)
+		}
+	}
+}
+
 func (c *cluster) putAt(keyspace, key, value, level string) error {
 	l, err := consistency.ParseLevel(level)
 	if err != nil {

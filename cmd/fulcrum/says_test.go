@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"text/tabwriter"
 	"time"
 
 	"fulcrum"
@@ -50,16 +51,15 @@ func TestAlterText(t *testing.T) {
 
 // A keyspace that lost replicas with a removed node says so.
 func TestStatusReplicas(t *testing.T) {
-	k := fulcrum.KeyspaceInfo{Name: "k", Replicas: 3}
-	shard := func(keyspace string, replicas int) fulcrum.ShardInfo {
-		return fulcrum.ShardInfo{Keyspace: keyspace, Replicas: make([]fulcrum.ReplicaInfo, replicas)}
-	}
-	for want, shards := range map[string][]fulcrum.ShardInfo{
-		"3":      {shard("k", 3), shard("k", 3), shard("other", 1)},
-		"2 of 3": {shard("k", 3), shard("k", 2)},
-	} {
-		if got := (clusterStatus{Shards: shards}).replicas(k); got != want {
+	for want, k := range map[string]fulcrum.KeyspaceInfo{"3": {Replicas: 3, Placed: 3}, "2 of 3": {Replicas: 3, Placed: 2}} {
+		if got := replicasOf(k); got != want {
 			t.Errorf("%q; want %q", got, want)
+		}
+		var b strings.Builder
+		w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+		describeKeyspace(w, k)
+		if err := w.Flush(); err != nil || !strings.Contains(b.String(), want) {
+			t.Errorf("describe does not say %q: %s", want, b.String())
 		}
 	}
 }

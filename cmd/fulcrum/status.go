@@ -91,7 +91,7 @@ func (s clusterStatus) table(w *tabwriter.Writer, processes map[fulcrum.NodeID]s
 		if k.Target != k.Mode {
 			mode = fmt.Sprintf("%s -> %s (%d/%d)", k.Mode, k.Target, k.Switch.Done, k.Switch.Total)
 		}
-		row(w, k.Name, k.ID, mode, fmt.Sprintf("%d by %s", k.Shards, k.ShardBy), s.replicas(k), k.WriteLevel, k.ReadLevel, keys, leaders, behind)
+		row(w, k.Name, k.ID, mode, fmt.Sprintf("%d by %s", k.Shards, k.ShardBy), replicasOf(k), k.WriteLevel, k.ReadLevel, keys, leaders, behind)
 	}
 	fmt.Fprintln(w)
 	if len(s.Faults) == 0 {
@@ -101,17 +101,11 @@ func (s clusterStatus) table(w *tabwriter.Writer, processes map[fulcrum.NodeID]s
 	faultTable(w, s.Faults)
 }
 
-// replicas is how many replicas each shard of a keyspace has: where nodes were removed
+// replicasOf is how many replicas each shard of a keyspace has: where nodes were removed
 // without another to take over, some have fewer than they should.
-func (s clusterStatus) replicas(k fulcrum.KeyspaceInfo) string {
-	least := k.Replicas
-	for _, sh := range s.Shards {
-		if sh.Keyspace == k.Name {
-			least = min(least, len(sh.Replicas))
-		}
-	}
-	if least < k.Replicas {
-		return fmt.Sprintf("%d of %d", least, k.Replicas)
+func replicasOf(k fulcrum.KeyspaceInfo) string {
+	if k.Placed < k.Replicas {
+		return fmt.Sprintf("%d of %d", k.Placed, k.Replicas)
 	}
 	return strconv.Itoa(k.Replicas)
 }

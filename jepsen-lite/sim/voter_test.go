@@ -154,3 +154,25 @@ func (s *safeBuffer) Reset() {
 	defer s.mu.Unlock()
 	s.b.Reset()
 }
+
+// A catalog that lost a voter with a node that was removed, and had no other for it, has as
+// many as before once a node comes: it goes on without one of those that it was left with.
+func TestTheCatalogGetsItsVoterBack(t *testing.T) {
+	inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+		removed(t, c, "n4") // which has no vote
+		removed(t, c, "n3")
+		do(t, c.Start("n4"))
+		ready(t, c)
+		time.Sleep(5 * time.Second)
+		voters := 0
+		for _, n := range c.Node("n1").Cluster().Nodes {
+			if n.Voter {
+				voters++
+			}
+		}
+		if voters != 3 {
+			t.Errorf("%d voters", voters)
+		}
+		do(t, c.Kill("n1"), makeKeyspace(t, c, "n4", "later"))
+	})
+}

@@ -26,6 +26,7 @@ type State struct {
 	NextGroup  fulcrum.GroupID
 	NextID     uint32
 	NextActor  uint32
+	Voters     int `json:",omitempty"` // the most that the catalog's group has had: so many it should have
 	tables     map[string]*partition.Table
 	byID       map[uint32]*Keyspace
 	groupIndex map[fulcrum.GroupID]ShardRef
@@ -209,7 +210,7 @@ func (s *State) NodeNames() []fulcrum.NodeID {
 
 // clone returns a deep enough copy that Apply may change.
 func (s *State) clone() *State {
-	c := &State{Index: s.Index, Sub: s.Sub, NextGroup: s.NextGroup, NextID: s.NextID, NextActor: s.NextActor,
+	c := &State{Index: s.Index, Sub: s.Sub, NextGroup: s.NextGroup, NextID: s.NextID, NextActor: s.NextActor, Voters: s.Voters,
 		Nodes: make(map[fulcrum.NodeID]Node, len(s.Nodes)), Keyspaces: make(map[string]*Keyspace, len(s.Keyspaces))}
 	for id, n := range s.Nodes {
 		c.Nodes[id] = n

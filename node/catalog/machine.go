@@ -276,8 +276,18 @@ func (s *State) register(n Node) error {
 		}
 	}
 	s.Nodes[n.Name] = n
+	s.Voters = max(s.Voters, len(s.voters()))
 	return nil
 }
+
+// voters are the voters of the catalog's group, those that leave included.
+func (s *State) voters() []fulcrum.NodeID {
+	return slices.DeleteFunc(s.NodeNames(), func(id fulcrum.NodeID) bool { return !s.Nodes[id].Voter })
+}
+
+// LacksVoter reports whether the catalog's group has fewer voters than it once had: one was
+// removed with no node to take its place.
+func (s *State) LacksVoter() bool { return len(s.voters()) < s.Voters }
 
 func (s *State) bump(b Bump) error {
 	n, ok := s.Nodes[b.Node]
