@@ -31,7 +31,7 @@ type formed struct {
 }
 
 // Fields returns r as names and values, in stable order. Unknown or empty ones
-// (no leader, staleness not known) are left out. Staleness and clock bound are in milliseconds,
+// (no leader, staleness not known, nothing given by what failed) are left out. Staleness and clock bound are in milliseconds,
 // rounded up, and latency in microseconds, as their names say.
 func (r Receipt) Fields() []Field {
 	formed := r.formed()
@@ -51,7 +51,9 @@ func (r Receipt) formed() []formed {
 	num("shard", int64(r.Shard))
 	num("epoch", int64(r.Epoch))
 	add(formToken, "level", r.Level.String())
-	add(formToken, "given", r.Given.String())
+	if r.Given != (Level{}) {
+		add(formToken, "given", r.Given.String())
+	}
 	add(formString, "node", string(r.Node))
 	if r.Leader != "" {
 		add(formString, "leader", string(r.Leader))

@@ -14,7 +14,7 @@ type receiptJSON struct {
 	Shard     fulcrum.GroupID `json:"shard"`
 	Epoch     fulcrum.Epoch   `json:"epoch"`
 	Level     Level           `json:"level"`
-	Given     Level           `json:"given"`
+	Given     Level           `json:"given,omitzero"` // absent: the request failed
 	Node      fulcrum.NodeID  `json:"node"`
 	Leader    fulcrum.NodeID  `json:"leader,omitempty"`
 	Acks      int             `json:"acks"`

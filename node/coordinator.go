@@ -79,6 +79,12 @@ func (op *operation) keyspace() (*catalog.State, *catalog.Keyspace, error) {
 	return st, ks, nil
 }
 
+// CheckSession refuses what is no session token of this cluster.
+func (n *Node) CheckSession(t consistency.Token) error {
+	_, err := consistency.OpenToken(n.tokenKey, t)
+	return err
+}
+
 // levelFor is the level that a request has on a shard: what was asked, or the
 // keyspace's default. While a switch is under way the default may belong to the
 // other mode; then the mode's own default stands in, which is never weaker than

@@ -49,6 +49,8 @@ type Backend interface {
 	// this node acknowledged in the keyspace before the call (WAIT); it waits for
 	// want of them until ctx ends, which is no error.
 	Synced(ctx context.Context, keyspace string, want int) (int, error)
+	// CheckSession refuses, with CodeInvalid, what is no session token of this cluster.
+	CheckSession(t consistency.Token) error
 	// Now is the node's clock in Unix milliseconds, for expiry.
 	Now() int64
 

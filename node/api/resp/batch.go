@@ -78,7 +78,7 @@ func (c *conn) join() bool {
 	}
 	ks, err := c.keyspace()
 	if err != nil {
-		c.fail(err)
+		c.refuse(err)
 		return false
 	}
 	c.pend.ks = ks
@@ -103,7 +103,7 @@ func (c *conn) collectWrite(cmd *command, args [][]byte) bool {
 			return false
 		}
 		c.runPending()
-		c.fail(err)
+		c.refuse(err)
 		return true
 	}
 	if blind := w.Blind(); len(p.writes) > 0 && blind != p.blind && p.ks.Mode == quorumMode {
@@ -136,7 +136,7 @@ func (c *conn) collectRead(cmd *command, args [][]byte) bool {
 			return false
 		}
 		c.runPending()
-		c.fail(err)
+		c.refuse(err)
 		return true
 	}
 	p.keys = append(p.keys, p.ownKey(args[1]))
@@ -196,8 +196,9 @@ func (c *conn) runWrites(ks fulcrum.KeyspaceInfo, ws []fulcrum.Write, on []waiti
 			// definitely not done, so each may try for itself, in the same order.
 			c.runWrites(ks, ws[i:i+1], on[i:i+1])
 		case failed != nil:
-			c.fail(failed)
+			c.refuse(failed)
 		default:
+			c.refused = ""
 			on[i].reply(c, &results[i], on[i].a)
 		}
 	}
@@ -208,7 +209,7 @@ func (c *conn) runReads() {
 	entries, err := c.fetch(c.call(p.ks, c.readLevel), p.keys)
 	if err != nil {
 		for range p.keys {
-			c.fail(err)
+			c.refuse(err)
 		}
 		return
 	}

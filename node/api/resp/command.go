@@ -37,6 +37,15 @@ func (cmd *command) fits(args int) bool {
 	return args == cmd.arity || (cmd.arity < 0 && args >= -cmd.arity)
 }
 
+// receipt reports whether the command works on keys: RECEIPT tells of the last such one.
+func (cmd *command) receipt() bool {
+	switch cmd.name {
+	case "exec", "scan", "keys", "randomkey", "flushdb":
+		return true
+	}
+	return cmd.first > 0
+}
+
 // lookup finds a command by name, in any case of letters.
 func (s *Server) lookup(name []byte) *command {
 	var lower [24]byte

@@ -33,6 +33,7 @@ type conn struct {
 	readLevel, writeLevel consistency.Level
 	receipt               consistency.Receipt
 	hasReceipt            bool
+	refused               string // why the last command on keys has no receipt
 	session               consistency.Token
 	sessionOn             bool
 	closing               bool
@@ -205,11 +206,23 @@ func (c *conn) runAlone(cmd *command, args [][]byte) {
 		c.runPending()
 		return
 	}
+	c.run(cmd, args)
+}
+
+// run runs a command, and notes why RECEIPT has nothing to tell of it if it failed.
+func (c *conn) run(cmd *command, args [][]byte) {
+	at := len(c.out.buf)
 	cmd.run(c, args)
+	if cmd.receipt() && at < len(c.out.buf) && c.out.buf[at] == '-' {
+		c.refused, _, _ = strings.Cut(string(c.out.buf[at+1:]), "\r\n")
+	}
 }
 
 func (c *conn) misfit(cmd *command) {
 	text := "wrong number of arguments for '" + cmd.name + "' command"
+	if cmd.receipt() {
+		c.refused = "ERR " + text
+	}
 	if c.tx.open && cmd.name == "exec" { // as in Redis: whatever EXEC answers, the transaction is over
 		c.leave()
 		c.out.fail("EXECABORT Transaction discarded because of: " + text)
@@ -254,7 +267,7 @@ func (c *conn) call(ks fulcrum.KeyspaceInfo, l consistency.Level) api.Call {
 
 // note keeps the receipt of the last call, and what it says of the session.
 func (c *conn) note(r consistency.Receipt) {
-	c.receipt, c.hasReceipt = r, r.Keyspace != ""
+	c.receipt, c.hasReceipt, c.refused = r, r.Keyspace != "", ""
 	if c.sessionOn && r.Session != "" {
 		c.session = r.Session
 	}

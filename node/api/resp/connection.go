@@ -155,7 +155,7 @@ func runReset(c *conn, _ [][]byte) {
 	c.mu.Unlock()
 	c.silent = false
 	c.readLevel, c.writeLevel = consistency.Level{}, consistency.Level{}
-	c.receipt, c.hasReceipt = consistency.Receipt{}, false
+	c.receipt, c.hasReceipt, c.refused = consistency.Receipt{}, false, ""
 	c.session, c.sessionOn = "", false
 	c.out.simple("RESET")
 }

@@ -42,6 +42,12 @@ func prefixOf(code fulcrum.Code) string {
 // fail writes err as an error reply.
 func (c *conn) fail(err error) { c.out.fail(errorText(err)) }
 
+// refuse is fail for a command on keys, which has no receipt then: nothing was given.
+func (c *conn) refuse(err error) {
+	c.refused = errorText(err)
+	c.out.fail(c.refused)
+}
+
 func errorText(err error) string {
 	var r refusal
 	if errors.As(err, &r) {

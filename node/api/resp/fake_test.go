@@ -220,6 +220,13 @@ func (f *fake) Synced(ctx context.Context, _ string, want int) (int, error) {
 	return 2, nil
 }
 
+func (f *fake) CheckSession(t consistency.Token) error {
+	if strings.HasPrefix(string(t), "bad") {
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "session token: not one of ours")
+	}
+	return nil
+}
+
 func (f *fake) Cluster() fulcrum.ClusterInfo {
 	return fulcrum.ClusterInfo{ClusterID: "c1", Node: "n1", Version: "test"}
 }

@@ -201,11 +201,11 @@ func isWatched(watched []fulcrum.Compare, key []byte) bool {
 func (c *conn) inside(cmd *command, args [][]byte) {
 	switch cmd.name {
 	case "exec", "discard", "multi", "watch", "quit", "reset":
-		cmd.run(c, args)
+		c.run(cmd, args)
 		return
 	}
 	if err := c.enqueue(cmd, args); err != nil {
-		c.fail(err)
+		c.refuse(err)
 		c.abort()
 		return
 	}

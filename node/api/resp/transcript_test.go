@@ -157,9 +157,23 @@ func TestCommands(t *testing.T) {
 			{"RECEIPT", "*42\n$8\nkeyspace\n$7\ndefault\n$4\nmode\n$4\nraft\n$5\nshard\n:7\n$5\nepoch\n:3\n$5\nlevel\n$6\nquorum\n$5\ngiven\n$6\nquorum\n$4\nnode\n$2\nn1\n$6\nleader\n$2\nn2\n$4\nacks\n:2\n$6\nneeded\n:2\n$8\nreplicas\n:3\n$7\nversion\n$..."},
 			{"GET a", "$1\n1"}, {"RECEIPT", "*42\n..."}, {"SELECT 2", "+OK"}, {"INCR a", "-ERR ..."}, {"RECEIPT", "-ERR no receipt..."},
 		},
+		"a command that failed has no receipt, and not that of the one before": {
+			{"RECEIPT", "-ERR no receipt: no command has read or written keys here"},
+			{"SET a x", "+OK"}, {"RECEIPT", "*42\n..."}, {"PING", "+PONG"}, {"RECEIPT", "*42\n..."}, {"CONSISTENCY READ nonsense", "-LEVEL ..."}, {"RECEIPT", "*42\n..."},
+			{"INCR a", notInt}, {"RECEIPT", "-ERR no receipt: the last command on keys failed: " + notInt[1:]}, {"PING", "+PONG"}, {"RECEIPT", "-ERR no receipt: the last..."},
+			{"GET a", "$1\nx"}, {"RECEIPT", "*42\n..."}, {`GET ""`, "-ERR ..."}, {"RECEIPT", "-ERR no receipt: the last command on keys failed: ERR ..."},
+			{"GET a", "$1\nx"}, {"RECEIPT", "*42\n..."}, {"GET a b", "-ERR wrong..."}, {"RECEIPT", "-ERR no receipt: the last command on keys failed: ERR wrong number..."},
+			{"MGET a a", "*2\n$1\nx\n$1\nx"}, {"RECEIPT", "*42\n..."}, {"SETRANGE a -1 x", "-ERR ..."}, {"RECEIPT", "-ERR no receipt: the last command on keys failed: ERR ..."},
+			{"EXISTS a", ":1"}, {"RECEIPT", "*42\n..."}, {"MULTI", "+OK"}, {"GET a b", "-ERR wrong..."}, {"EXEC", "-EXECABORT ..."}, {"RECEIPT", "-ERR no receipt: the last command on keys failed: EXECABORT ..."},
+			{"SET a 1", "+OK"}, {"CONSISTENCY READ one", "+OK"}, {"SELECT 2", "+OK"}, {"CONSISTENCY READ one", "+OK"}, {"GET a", "$-1"}, {"RECEIPT", "*42\n..."},
+			{"SELECT 0", "+OK"}, {"CONSISTENCY READ linearizable", "+OK"}, {"SELECT 2", "+OK"}, {"CONSISTENCY WRITE any", "+OK"}, {"SELECT 0", "+OK"}, {"CONSISTENCY READ prefix", "+OK"},
+			{"SELECT 2", "+OK"}, {"GET a", "-LEVEL ..."}, {"RECEIPT", "-ERR no receipt: the last command on keys failed: LEVEL ..."},
+		},
 		"sessions": {
 			{"SESSION", "$-1"}, {"GET a", "$-1"}, {"SESSION ON", "+OK"}, {"SESSION", "$0\n"}, {"GET a", "$-1"}, {"SESSION", "$1\n+"}, {"SET a 1", "+OK"}, {"SESSION", "$2\n++"},
-			{"SESSION TOKEN abc", "+OK"}, {"SESSION", "$3\nabc"}, {"GET a", "$1\n1"}, {"SESSION", "$4\nabc+"}, {"SESSION OFF", "+OK"}, {"SESSION", "$-1"}, {"SESSION WHAT", syntax},
+			{"SESSION TOKEN abc", "+OK"}, {"SESSION", "$3\nabc"}, {"GET a", "$1\n1"}, {"SESSION", "$4\nabc+"},
+			{"SESSION TOKEN bad", "-ERR session token: not one of ours"}, {"SESSION", "$4\nabc+"}, {"GET a", "$1\n1"}, {"SESSION", "$5\nabc++"}, {"SESSION OFF", "+OK"}, {"SESSION", "$-1"}, {"SESSION WHAT", syntax},
+			{"SESSION TOKEN bad", "-ERR session token: not one of ours"}, {"SESSION", "$-1"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

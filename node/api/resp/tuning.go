@@ -13,7 +13,7 @@ func fulcrumCommands() []command {
 	return []command{
 		cmd("keyspace", -1, "Selects a keyspace by name, or shows which one is selected.", runKeyspace),
 		cmd("consistency", -1, "Sets or shows this connection's levels: CONSISTENCY [READ level] [WRITE level].", runConsistency),
-		cmd("receipt", 1, "Returns the receipt of the last command that read or wrote keys.", runReceipt),
+		cmd("receipt", 1, "Returns the receipt of the last command on keys, or, if that failed, an error that says why.", runReceipt),
 		cmd("session", -1, "Carries a session token: SESSION [ON | TOKEN token | OFF].", runSession),
 	}
 }
@@ -98,8 +98,12 @@ func orDefault(l consistency.Level, def string) string {
 }
 
 func runReceipt(c *conn, _ [][]byte) {
-	if !c.hasReceipt {
-		c.out.fail("ERR no receipt: the last command read and wrote no key, or failed")
+	switch {
+	case c.refused != "":
+		c.out.fail("ERR no receipt: the last command on keys failed: " + c.refused)
+		return
+	case !c.hasReceipt:
+		c.out.fail("ERR no receipt: no command has read or written keys here")
 		return
 	}
 	r, w := &c.receipt, &c.out
@@ -144,7 +148,7 @@ func runReceipt(c *conn, _ [][]byte) {
 }
 
 // runSession turns the session token on or off, sets it, or shows it. Once on, each
-// receipt renews it.
+// receipt renews it. What is no token of this cluster is refused.
 func runSession(c *conn, args [][]byte) {
 	switch {
 	case len(args) == 1 && !c.sessionOn:
@@ -157,8 +161,13 @@ func runSession(c *conn, args [][]byte) {
 	case len(args) == 2 && word(args[1], "OFF"):
 		c.sessionOn, c.session = false, ""
 		c.out.ok()
-	case len(args) == 3 && word(args[1], "TOKEN") && len(args[2]) <= 64<<10:
-		c.sessionOn, c.session = true, consistency.Token(args[2])
+	case len(args) == 3 && word(args[1], "TOKEN"):
+		token := consistency.Token(args[2])
+		if err := c.s.backend.CheckSession(token); err != nil { // the one that the connection has stays
+			c.fail(err)
+			return
+		}
+		c.sessionOn, c.session = true, token
 		c.out.ok()
 	default:
 		c.fail(errSyntax)

@@ -383,3 +383,9 @@ func (b *Backend) health(check string) []fulcrum.Health {
 
 // Limits implements api.Backend: values of up to 1 KiB.
 func (b *Backend) Limits() api.Limits { return api.Limits{MaxValue: 1 << 10} }
+
+// CheckSession implements api.Backend.
+func (b *Backend) CheckSession(t consistency.Token) error {
+	_, err := consistency.OpenToken(key, t)
+	return err
+}
