@@ -25,7 +25,7 @@ func (t *Transport) accept(ctx context.Context) error {
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept peers: %w", err)
 		case err != nil: // out of file descriptors, for one: it passes
-			t.log.warn("cannot accept a peer connection", "err", err)
+			t.log.Warn("cannot accept a peer connection", "err", err)
 			select {
 			case <-time.After(pause):
 			case <-ctx.Done():
@@ -49,7 +49,7 @@ func (t *Transport) admit(c net.Conn) {
 	t.mu.Unlock()
 	if !ok {
 		t.m.refused.Inc()
-		t.log.warn("closed a peer connection: too many", "remote", addr(c), "limit", t.o.MaxConns)
+		t.log.Warn("closed a peer connection: too many", "remote", addr(c), "limit", t.o.MaxConns)
 		_ = c.Close() // nothing was said on it
 	}
 }
@@ -76,5 +76,5 @@ func (t *Transport) receive(c net.Conn) {
 		return // a port check, or our own doing
 	}
 	t.m.refused.Inc()
-	t.log.warn("peer connection refused", "remote", addr(c), "err", err)
+	t.log.Warn("peer connection refused", "remote", addr(c), "err", err)
 }

@@ -1,8 +1,6 @@
 package transport
 
 import (
-	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,31 +61,4 @@ func (m *metrics) connections(inbound bool) prometheus.Gauge {
 		return m.connsIn
 	}
 	return m.connsOut
-}
-
-// quietLog lets one warning a second through, so that a stranger at the port cannot
-// fill the log.
-type quietLog struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	next    time.Time
-	skipped int
-}
-
-func (q *quietLog) warn(msg string, args ...any) {
-	q.mu.Lock()
-	now := time.Now()
-	if now.Before(q.next) {
-		q.skipped++
-		q.mu.Unlock()
-		return
-	}
-	skipped := q.skipped
-	q.next, q.skipped = now.Add(time.Second), 0
-	q.mu.Unlock()
-	if skipped > 0 {
-		args = append(args, "like_it_before", skipped)
-	}
-	q.log.Warn(msg, args...)
 }

@@ -133,12 +133,12 @@ func (p *peer) connect(a *attempt, wait time.Duration) {
 	a.err, a.quick = err, quick
 	if err == nil {
 		p.wire, p.failures, p.failed, p.retryAt = w, 0, nil, time.Time{}
-		p.t.log.log.Info("connected to a peer", "peer", p.id, "remote", addr(w.conn))
+		p.t.o.Logger.Info("connected to a peer", "peer", p.id, "remote", addr(w.conn))
 		return
 	}
 	p.failures++
 	if p.failures == 1 && p.t.life.Err() == nil {
-		p.t.log.log.Info("cannot connect to a peer; trying again while calls want it", "peer", p.id, "err", err)
+		p.t.o.Logger.Info("cannot connect to a peer; trying again while calls want it", "peer", p.id, "err", err)
 	}
 	p.failed = nil
 	backoff := p.t.jitter(min(maxBackoff, minBackoff<<min(p.failures, 8)))
@@ -183,7 +183,7 @@ func (p *peer) dial(wait time.Duration) (w *wire, quick bool, err error) {
 	}
 	if errors.Is(err, ErrRefused) {
 		t.m.refused.Inc()
-		t.log.warn("peer connection refused", "peer", p.id, "remote", addr(c), "err", err)
+		t.log.Warn("peer connection refused", "peer", p.id, "remote", addr(c), "err", err)
 		return nil, true, err
 	}
 	if err != nil {

@@ -119,7 +119,7 @@ var (
 type Transport struct {
 	o        Options
 	m        *metrics
-	log      *quietLog
+	log      *fulcrum.QuietLog
 	epoch    time.Time // monotonic zero of the times kept in atomics
 	handlers [256]handling
 	calls    sync.Pool // of *call
@@ -156,7 +156,7 @@ func New(o Options) *Transport {
 	t := &Transport{
 		o:       o,
 		m:       newMetrics(o.Registerer),
-		log:     &quietLog{log: o.Logger},
+		log:     fulcrum.NewQuietLog(o.Logger),
 		epoch:   time.Now(),
 		started: make(chan struct{}),
 		peers:   make(map[fulcrum.NodeID]*peer),

@@ -47,7 +47,7 @@ func (w *wire) watch() {
 		w.sweep(now, now+int64(next))
 		if err := w.check(now); err != nil {
 			if !errors.Is(err, errIdle) {
-				w.t.log.warn("closed a peer connection", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
+				w.t.log.Warn("closed a peer connection", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
 			}
 			w.end(err)
 			return

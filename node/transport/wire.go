@@ -361,7 +361,7 @@ func (w *wire) read() {
 		}
 		if errors.Is(err, errBadFrame) {
 			w.t.m.badFrames.Inc()
-			w.t.log.warn("closed a peer connection: it sent garbage", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
+			w.t.log.Warn("closed a peer connection: it sent garbage", "peer", w.peer.id, "remote", addr(w.conn), "err", err)
 		}
 		if errors.Is(err, io.EOF) {
 			err = errors.New("closed by the peer")

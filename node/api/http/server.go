@@ -45,7 +45,8 @@ const (
 type handler struct {
 	Options
 	metrics nethttp.Handler
-	slots   chan struct{} // one element a request in flight
+	quiet   *fulcrum.QuietLog // for what any client can bring about
+	slots   chan struct{}     // one element a request in flight
 	cross   *nethttp.CrossOriginProtection
 }
 
@@ -63,7 +64,7 @@ func New(o Options) nethttp.Handler {
 	if o.ReaderPatience <= 0 {
 		o.ReaderPatience = readerPatience
 	}
-	h := &handler{Options: o, slots: make(chan struct{}, o.MaxInFlight), cross: nethttp.NewCrossOriginProtection()}
+	h := &handler{Options: o, quiet: fulcrum.NewQuietLog(o.Logger), slots: make(chan struct{}, o.MaxInFlight), cross: nethttp.NewCrossOriginProtection()}
 	if o.Gatherer != nil {
 		h.metrics = promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{
 			EnableOpenMetrics:   true,

@@ -79,7 +79,7 @@ func (h *handler) watch(keyspace string) nethttp.HandlerFunc {
 		case !s.begun:
 			h.fail(w, r, err)
 		case s.err != nil: // the reader takes nothing: what cannot be written cannot be told
-			h.Logger.Info("the reader of a watch was cut off", "keyspace", keyspace, "err", s.err, "after", s.last)
+			h.quiet.Info("the reader of a watch was cut off", "keyspace", keyspace, "err", s.err, "after", s.last)
 			panic(nethttp.ErrAbortHandler)
 		default:
 			s.end(problemFor(settle(r, err)))

@@ -134,7 +134,7 @@ func (c *conn) abandon(err error) {
 	} else {
 		c.s.metrics.malformed.Inc()
 	}
-	c.s.log.Info("a Redis client is disconnected", "client", c.nc.RemoteAddr(), "reason", err)
+	c.s.quiet.Info("a Redis client is disconnected", "client", c.nc.RemoteAddr(), "reason", err)
 	c.out.fail(prefix + err.Error())
 	c.flush()
 	c.linger()
@@ -235,7 +235,7 @@ func (c *conn) misfit(cmd *command) {
 func (c *conn) unknown(args [][]byte) {
 	name := strings.ToLower(string(args[0][:min(len(args[0]), 128)]))
 	if name == "post" || name == "host:" { // a browser was made to talk to us: Redis hangs up too
-		c.s.log.Warn("possible cross-protocol attack on the Redis port: POST or Host: received", "client", c.nc.RemoteAddr())
+		c.s.quiet.Warn("possible cross-protocol attack on the Redis port: POST or Host: received", "client", c.nc.RemoteAddr())
 		c.closing = true
 		return
 	}

@@ -3,6 +3,8 @@ package resp
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"runtime"
 	"strings"
@@ -51,6 +53,55 @@ func TestMalformed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What strangers send costs them their connections, is counted, and does not fill the log:
+// one line a second of each kind.
+func TestGarbageDoesNotFillTheLog(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	var log lines
+	_, addr := serve(t, Options{Backend: newFake(), Registerer: reg, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	began := time.Now()
+	const strangers = 200
+	for i := range strangers {
+		s := connect(t, addr)
+		s.send([]string{"*x\r\n", "POST / HTTP/1.1\r\n"}[i%2])
+		if !s.closedAfterAll() {
+			t.Fatal("the connection is still open")
+		}
+		s.nc.Close()
+	}
+	most := 2 * (1 + int(time.Since(began)/time.Second))
+	if n := log.count("disconnected") + log.count("attack"); n < 2 || n > most {
+		t.Errorf("%d strangers made %d lines in %s", strangers, n, time.Since(began))
+	}
+	if n := metric(t, reg, "fulcrum_redis_protocol_errors_total"); n != strangers/2 {
+		t.Errorf("%v protocol errors are counted, want %d", n, strangers/2)
+	}
+}
+
+// lines is a log that may be read meanwhile.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) count(word string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), word)
+}
+
+// closedAfterAll reads what is still said, and reports whether the other side then leaves.
+func (s *session) closedAfterAll() bool {
+	_, err := io.Copy(io.Discard, s.br)
+	return err == nil
 }
 
 // metric is the value of a counter or gauge without labels.

@@ -84,6 +84,7 @@ type Server struct {
 	opt      Options
 	backend  api.Backend
 	log      *slog.Logger
+	quiet    *fulcrum.QuietLog // for what any client can bring about
 	commands map[string]*command
 	names    []string // of commands, sorted
 	cursors  *cursors
@@ -104,7 +105,7 @@ type Server struct {
 func New(o Options) *Server {
 	o = o.withDefaults()
 	s := &Server{
-		opt: o, backend: o.Backend, log: o.Logger,
+		opt: o, backend: o.Backend, log: o.Logger, quiet: fulcrum.NewQuietLog(o.Logger),
 		cursors: newCursors(o.MaxCursors),
 		budget:  budget{limit: o.MaxBufferBytes},
 		started: time.Now(),
