@@ -72,6 +72,27 @@ func TestNodesByCommand(t *testing.T) {
 	c.refused(exitFailed, []string{"n1"}, "node", "kill", "n1")
 }
 
+// Once a cluster is up, every node takes every other for live, whichever is asked; also when
+// it is started again with its data.
+func TestNodesAreLiveOnceTheyAreUp(t *testing.T) {
+	t.Parallel()
+	c := start(t, 5, 0)
+	for _, when := range []string{"new", "again"} {
+		for _, name := range c.Names() {
+			for _, n := range c.status(name).Nodes {
+				if !n.Live {
+					t.Errorf("%s: %s does not take %s for live", when, name, n.Name)
+				}
+			}
+		}
+		if when == "new" {
+			c.must("down")
+			c.must("up")
+			c.reload()
+		}
+	}
+}
+
 // A keyspace that lost a replica with a node that was removed says so, and gets it back from
 // the next node that is added.
 func TestANodeThatIsAddedFillsKeyspacesUp(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -80,18 +81,42 @@ func createKeyspaces(ctx context.Context, cluster *local.Cluster) error {
 			}
 		}
 	}
-	return waitServing(ctx, cluster)
+	return waitServing(ctx, c, cluster)
 }
 
 // waitServing returns once every node is ready with all the replicas that the
-// keyspaces gave it.
-func waitServing(ctx context.Context, cluster *local.Cluster) error {
+// keyspaces gave it, and takes every other for live.
+func waitServing(ctx context.Context, c *client.Client, cluster *local.Cluster) error {
 	for i := range cluster.Nodes {
 		if err := cluster.Nodes[i].WaitReady(ctx); err != nil {
 			return err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, acquaintance)
+	defer cancel()
+	for _, name := range cluster.Names() {
+		for !seesAll(ctx, c, name, cluster) && ctx.Err() == nil {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
 	return nil
+}
+
+// acquaintance bounds how long nodes that are ready are given to hear of each other's
+// leases, which they renew every second. One that has not is no reason to stop them all.
+const acquaintance = 5 * time.Second
+
+// seesAll reports whether a node takes all nodes of a cluster for live.
+func seesAll(ctx context.Context, c *client.Client, name fulcrum.NodeID, cluster *local.Cluster) bool {
+	info, err := c.Cluster(ctx, client.On(name), client.NoRetry())
+	if err != nil {
+		return false
+	}
+	live := map[fulcrum.NodeID]bool{}
+	for _, n := range info.Nodes {
+		live[n.Name] = n.Live
+	}
+	return !slices.ContainsFunc(cluster.Names(), func(id fulcrum.NodeID) bool { return !live[id] })
 }
 
 func (a *app) showUp(ctx context.Context, cluster *local.Cluster) error {
