@@ -363,6 +363,50 @@ func TestNotLeaderNamesTheNextNode(t *testing.T) {
 	})
 }
 
+// A node that refuses a change of the cluster has tried for seconds: each is asked once.
+func TestAChangeOfTheClusterAsksEachNodeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t)
+		refuse := func(hosts ...string) {
+			for _, host := range hosts {
+				node := c.hosts[host]
+				c.hosts[host] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method != http.MethodPost {
+						node.ServeHTTP(w, r)
+						return
+					}
+					w.WriteHeader(http.StatusServiceUnavailable)
+					_, _ = io.WriteString(w, `{"code":"unavailable","outcome":"not-applied"}`)
+				})
+			}
+		}
+		asked := func() (n int) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for _, l := range c.log {
+				if strings.HasPrefix(l, "POST") {
+					n++
+				}
+			}
+			return n
+		}
+		refuse("n1:71", "n2:71")
+		c.set(nil)
+		if _, err := c.CreateKeyspace(t.Context(), fulcrum.KeyspaceSpec{Name: "a"}); err != nil || asked() > 3 {
+			t.Errorf("the third node takes it: %d requests, %v", asked(), err)
+		}
+		refuse("n3:71")
+		c.set(nil)
+		if _, err := c.CreateKeyspace(t.Context(), fulcrum.KeyspaceSpec{Name: "b"}); !errors.Is(err, fulcrum.ErrUnavailable) || asked() != 3 {
+			t.Errorf("all refuse: %d requests, %v", asked(), err)
+		}
+		c.set(nil)
+		if _, err := c.CreateKeyspace(t.Context(), fulcrum.KeyspaceSpec{Name: "b"}, client.On("n2")); !errors.Is(err, fulcrum.ErrUnavailable) || asked() != 1 {
+			t.Errorf("the one that was chosen refuses: %d requests, %v", asked(), err)
+		}
+	})
+}
+
 func TestAPausedNodeDoesNotEatTheDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := start(t)
