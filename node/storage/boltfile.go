@@ -32,6 +32,7 @@ const (
 	boltMetaSize = 56 // bytes that its sum covers
 	boltBranch   = 0x01
 	boltLeaf     = 0x02
+	boltMeta     = 0x04
 	boltBucket   = 0x01 // flag of an element: its value is a bucket
 )
 
@@ -64,8 +65,9 @@ func (t tally) agrees(stored uint64) bool {
 
 // boltFile walks the engine's file.
 type boltFile struct {
-	reader      // for all that is not spread over others
-	readers int // how many read a bucket together; 0: as many as there are cores, if the file is large
+	reader         // for all that is not spread over others
+	readers int    // how many read a bucket together; 0: as many as there are cores, if the file is large
+	newest  []byte // meta page that counts, from its magic number on
 
 	buckets   map[string]tally
 	standings map[string]standing // by the bucket that each has
@@ -97,7 +99,7 @@ func (v *boltFile) whole() error {
 // falls back to the transaction before; a damaged page may end the process, or hide
 // keys. So each entry's own sum is checked, and then their number and the sum of
 // sums, which says that none is missing and none is an older one. A large file is read on
-// all cores. Bbolt walks all its pages at open, too.
+// all cores. Then nobody needs to walk it again: see openBolt.
 //
 // It returns what each bucket comes to, and what is damaged: bbolt must not open the
 // file then, see salvage. An error means that nothing can be told from it.
@@ -230,6 +232,7 @@ func (v *boltFile) meta() (root uint64, err error) {
 		}
 		if tx := u64(b[48:]); tx >= newest {
 			newest, root, v.high = tx, u64(b[16:]), u64(b[40:])
+			v.newest = bytes.Clone(b[:boltMetaSize])
 		}
 	}
 	v.short = v.high > uint64(len(v.b)/v.pageSize)

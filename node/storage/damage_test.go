@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -148,6 +149,92 @@ func TestATruncatedEngineFile(t *testing.T) {
 	}
 	if partly == 0 {
 		t.Error("no length left some groups whole: does the test still show anything?")
+	}
+}
+
+// whereabouts says which pages of the engine's file which group has, and which all need.
+func whereabouts(t *testing.T, path string) (of map[fulcrum.GroupID][]uint64, all []uint64, v *boltFile) {
+	of = map[fulcrum.GroupID][]uint64{}
+	must(t, mapBolt(path, func(m *boltFile) error {
+		v = m
+		root, err := v.meta()
+		must(t, err)
+		v.used = make([]uint64, v.high/64+1)
+		buckets := map[uint64]bool{}
+		must(t, v.tree(subtree{root: root}, func(e element) error {
+			before := len(v.taken)
+			err := v.entries(e, func(element) error { return nil })
+			if g, ok := groupOf(string(e.key)); ok {
+				of[g] = append(of[g], v.taken[before:]...)
+				for _, n := range v.taken[before:] {
+					buckets[n] = true
+				}
+			}
+			return err
+		}))
+		all = []uint64{0, 1}
+		for _, n := range v.taken {
+			if !buckets[n] {
+				all = append(all, n)
+			}
+		}
+		return nil
+	}))
+	return of, all, v
+}
+
+// TestACutCostsThoseThatLoseAPage cuts the engine's file off at and within each of its pages, however they
+// lie: a group is damaged if and only if one of its pages is gone, and the file is refused if and
+// only if one is gone that all need.
+func TestACutCostsThoseThatLoseAPage(t *testing.T) {
+	o := options(t.TempDir(), vfs.NewMem())
+	filled(t, o)
+	path := filepath.Join(o.Dir, stateFile)
+	partly, refused := 0, 0
+	for life := range 4 { // pages lie elsewhere in each
+		s := open(t, o)
+		for range life {
+			must(t, mustState(t, s, fulcrum.GroupID(life), "").Rebase(7, nil))
+		}
+		must(t, s.Close())
+		im := take(t, o.LogFS, o.Dir)
+		whole := im.data[stateFile]
+		of, all, v := whereabouts(t, path)
+		lost := func(pages []uint64, length int) bool {
+			return slices.ContainsFunc(pages, func(n uint64) bool { return (int(n)+1)*v.pageSize > length })
+		}
+		for n := range int(v.high) + 2 {
+			length := n*v.pageSize + n%3*77
+			im.data[stateFile] = whole[:length]
+			what := fmt.Sprintf("life %d, %d bytes of %d pages", life, length, v.high)
+			s, err := im.reopen(t)
+			if lost(all, length) {
+				refused++
+				if !errors.Is(err, fulcrum.ErrDisk) || !strings.Contains(err.Error(), stateFile) {
+					t.Fatalf("%s: not refused, or without saying what: %v", what, err)
+				}
+				continue
+			}
+			must(t, err)
+			partly += min(len(s.Damages()), 1)
+			for g := fulcrum.GroupID(1); g <= 4; g++ {
+				_, damaged := s.Damage(g)
+				if damaged != lost(of[g], length) {
+					t.Fatalf("%s: group %d is damaged: %v", what, g, damaged)
+				}
+				if damaged {
+					wantNothing(t, s, g)
+				} else {
+					wantGroup(t, s, g)
+				}
+			}
+			checkFree(t, s.bolt)
+			must(t, s.Close())
+		}
+	}
+	t.Logf("%d cuts were refused, %d cost some groups", refused, partly)
+	if partly == 0 || refused == 0 {
+		t.Error("the test does not show anything any more")
 	}
 }
 

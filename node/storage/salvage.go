@@ -42,10 +42,14 @@ func (s *Store) openEngine() (*boltFile, error) {
 	if err != nil {
 		return nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
 	}
-	if s.bolt, err = openBoltFile(path); err != nil {
+	if s.bolt, err = holds.openBolt(path); err != nil {
 		return nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
 	}
-	unmapPages(s.bolt) // it has read all of them, to find those that are free
+	// A process that was killed may not have synced its last meta page. Until that is durable
+	// nothing may be written where only the one before it says that there is something.
+	if err := s.bolt.Sync(); err != nil {
+		return nil, diskError(err, "sync %s", path)
+	}
 	return holds, nil
 }
 
