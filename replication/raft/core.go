@@ -192,6 +192,7 @@ func (c *core) live(ctx context.Context, in *instance) (err error) {
 	in.life.Go(func() { in.serve(in.ctx) })
 	in.life.Go(func() { in.apply(in.ctx) })
 	in.post(event{run: func(*protocol.Raft, time.Time) {}}) // so that the timer is set
+	in.greet()
 	var wg sync.WaitGroup
 	wg.Go(func() { c.propose(inner, in) })
 	wg.Go(func() { c.confirmLoop(inner, in) })

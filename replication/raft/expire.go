@@ -263,7 +263,7 @@ func (k *keeper) expireLoop(ctx context.Context, in *instance) {
 				idle.Reset(wait)
 			}
 		}
-		read, err := k.due.page(k.env.State, k.estimate())
+		read, err := k.fillDue()
 		if err != nil {
 			k.env.Logger.Warn("keys that expire could not be read; trying again", "err", err)
 			pause(ctx, time.Second)
@@ -279,6 +279,16 @@ func (k *keeper) expireLoop(ctx context.Context, in *instance) {
 		case <-idle.C:
 		}
 	}
+}
+
+// fillDue reads on in the State, if it is to be scanned and somebody leads. Until then
+// nobody can propose what is due, and a replica that comes up has more urgent things to do:
+// a State that holds much takes seconds to scan.
+func (k *keeper) fillDue() (read bool, err error) {
+	if leader, _ := k.core.leader(); leader == "" {
+		return false, nil
+	}
+	return k.due.page(k.env.State, k.estimate())
 }
 
 // tellTime brings the clock into the log: when this replica has begun to lead, and when

@@ -73,6 +73,14 @@ func LedTerm(msg []byte) uint64 {
 	return fulcrum.NewReader(msg[1:]).Uvarint()
 }
 
+// Greeting is the heartbeat in an answer to a hello; nil: there is none.
+func Greeting(msg, reply []byte) []byte {
+	if len(msg) == 0 || msg[0] != msgHello || len(reply) < 2 {
+		return nil
+	}
+	return reply[1:]
+}
+
 // AskedVote is the term in which a message asks for a vote; 0: it does not.
 func AskedVote(msg []byte) uint64 {
 	if len(msg) == 0 || msg[0] != msgVote {

@@ -58,6 +58,7 @@ const (
 	MsgConfirm    = msgConfirm
 	MsgReadIndex  = msgReadIndex
 	MsgBeat       = msgBeat
+	MsgHello      = msgHello
 )
 
 // IsFirstChunk reports whether msg begins the transfer of a snapshot.

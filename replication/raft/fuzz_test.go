@@ -21,6 +21,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add(encodeAppend(nil, &protocol.Append{Term: 3, Prev: 4, Entries: []protocol.Entry{{Index: 5, Term: 3, Data: []byte("x")}}}))
 	f.Add(encodeAppend(nil, &protocol.Append{Term: 3, Entries: []protocol.Entry{{Index: 1, Kind: protocol.Members, Data: conf}}}))
 	f.Add(encodeBeat(protocol.Heartbeat{Term: 3, Commit: 2, CommitTerm: 1}))
+	f.Add(encodeGreeting(protocol.Heartbeat{Term: 3, Commit: 2, CommitTerm: 1}, true))
 	f.Add(encodeVote(protocol.Vote{Term: 1, Last: 2, LastTerm: 3, Transfer: true}, release{holder: "a", term: 1, nonce: 7}))
 	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
 	f.Add(entry{kind: entryBatch, items: [][]byte{[]byte("x")}}.encode())
@@ -41,6 +42,11 @@ func FuzzMessages(f *testing.F) {
 		if m, err := decodeBeat(bodyOf(b)); err == nil {
 			if again, err := decodeBeat(bodyOf(encodeBeat(m))); err != nil || again != m {
 				t.Errorf("heartbeat %+v became %+v, %v", m, again, err)
+			}
+		}
+		if m, leads, err := decodeGreeting(b); err == nil {
+			if again, still, err := decodeGreeting(encodeGreeting(m, leads)); err != nil || again != m || still != leads {
+				t.Errorf("greeting %+v, %v became %+v, %v, %v", m, leads, again, still, err)
 			}
 		}
 		if v, off, err := decodeVote(bodyOf(b), false); err == nil {

@@ -28,6 +28,8 @@ func (c *core) take(from fulcrum.NodeID, msg []byte, answer func([]byte, error))
 		in.takeAppend(from, fulcrum.NewReader(msg[1:]), answer)
 	case msgBeat:
 		in.takeBeat(from, fulcrum.NewReader(msg[1:]), answer)
+	case msgHello:
+		in.takeHello(from, answer)
 	case msgConfirm:
 		answer(c.answerConfirm(in, from, fulcrum.NewReader(msg[1:])))
 	case msgReadIndex:
@@ -62,12 +64,36 @@ func (in *instance) takeBeat(from fulcrum.NodeID, r *fulcrum.Reader, answer func
 		answer(nil, fulcrum.AsError(err))
 		return
 	}
+	in.beaten(from, m, answer)
+}
+
+// beaten takes in a leader's heartbeat.
+func (in *instance) beaten(from fulcrum.NodeID, m protocol.Heartbeat, answer func([]byte, error)) {
 	in.core.peers.leaderAt(from, m.Commit)
 	in.core.succeeded(in, from, m.Term)
 	var reply protocol.Reply
 	taken := in.post(event{
 		run:  func(r *protocol.Raft, now time.Time) { reply = r.Heartbeat(now, from, m) },
 		done: func() { in.answer(reply, answer) },
+	})
+	if !taken {
+		answer(nil, unavailable(in.core.env.Node, "too much waits for the log"))
+	}
+}
+
+// takeHello answers a member that has just come up and knows of no leader.
+func (in *instance) takeHello(from fulcrum.NodeID, answer func([]byte, error)) {
+	var m protocol.Heartbeat
+	var leads bool
+	taken := in.post(event{
+		run: func(r *protocol.Raft, _ time.Time) { m, leads = r.Greet(from) },
+		done: func() {
+			if in.core.silent() {
+				answer(nil, unavailable(in.core.env.Node, "this replica is stopping"))
+				return
+			}
+			answer(encodeGreeting(m, leads), nil)
+		},
 	})
 	if !taken {
 		answer(nil, unavailable(in.core.env.Node, "too much waits for the log"))

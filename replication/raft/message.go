@@ -20,6 +20,7 @@ const (
 	msgConfirm
 	msgReadIndex
 	msgBeat
+	msgHello
 )
 
 // Bounds of what a message may hold.
@@ -125,6 +126,26 @@ func encodeBeat(m protocol.Heartbeat) []byte {
 func decodeBeat(r *fulcrum.Reader) (protocol.Heartbeat, error) {
 	m := protocol.Heartbeat{Term: r.Uvarint(), Commit: r.Uvarint(), CommitTerm: r.Uvarint()}
 	return m, finish(r)
+}
+
+// An answer to a hello carries a heartbeat, or nothing.
+func encodeGreeting(m protocol.Heartbeat, leads bool) []byte {
+	if !leads {
+		return []byte{0}
+	}
+	return append([]byte{0}, encodeBeat(m)...)
+}
+
+func decodeGreeting(b []byte) (m protocol.Heartbeat, leads bool, err error) {
+	r, err := openReply(b)
+	if err != nil || len(r.Rest()) == 0 {
+		return m, false, err
+	}
+	if r.Byte() != msgBeat {
+		return m, false, fulcrum.ErrShort
+	}
+	m, err = decodeBeat(r)
+	return m, err == nil, err
 }
 
 func encodeReply(m protocol.Reply) []byte {

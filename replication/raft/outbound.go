@@ -103,6 +103,23 @@ func (in *instance) sendBeat(to fulcrum.NodeID, m *protocol.Heartbeat) {
 	})
 }
 
+// greet asks all others, once, who leads: a replica that comes up would hear it only by the
+// next heartbeat. The leader's answer is that heartbeat, sooner, and is taken in as one is:
+// so it claims, and proves, what any heartbeat does, however late it comes.
+func (in *instance) greet() {
+	c := in.core
+	for _, id := range in.others() {
+		in.call(id, c.tuning.RPC, []byte{msgHello}, func(b []byte, err error) {
+			if err != nil || c.silent() {
+				return
+			}
+			if m, leads, err := decodeGreeting(b); err == nil && leads {
+				in.beaten(id, m, func([]byte, error) {})
+			}
+		})
+	}
+}
+
 // opened reads an answer of a peer, which is heard by it.
 func (in *instance) opened(from fulcrum.NodeID, b []byte, err error) (protocol.Reply, error) {
 	if err != nil {

@@ -214,6 +214,9 @@ func (s *sim) checkSent(l *simLife, msg []byte) {
 }
 
 func (s *sim) checkAnswered(there, back *simLife, msg, b []byte, err error) {
+	if err == nil {
+		s.checkSent(there, raft.Greeting(msg, b))
+	}
 	if asked := raft.AskedVote(msg); asked > 0 && err == nil {
 		if term, yes := raft.Granted(b); yes {
 			s.checkVote(there, term, back.m.id)

@@ -149,6 +149,16 @@ func (r *Raft) Beat() {
 	}
 }
 
+// Greet returns the heartbeat that a member would get now; ok is false if this replica does not
+// lead. It is one more, and changes nothing.
+func (r *Raft) Greet(to fulcrum.NodeID) (m Heartbeat, ok bool) {
+	if r.role != Leader || !r.conf.current.Has(to) {
+		return m, false
+	}
+	term, _ := r.termOf(r.commit)
+	return Heartbeat{Term: r.hard.Term, Commit: r.commit, CommitTerm: term}, true
+}
+
 // replicate sends everybody what it lacks, one append at a time. The entries that Ready
 // holds are read by whoever sends: they are in the log by then.
 func (r *Raft) replicate(now time.Time) {
