@@ -331,6 +331,8 @@ func (v *boltFile) spread(bucket element) (tally, error) {
 				return err
 			})
 			shares[i] = share{r, t, err}
+			from := len(v.b) / len(shares) * i / v.pageSize * v.pageSize
+			unmapFile(v.b[from : len(v.b)/len(shares)*(i+1)]) // or one would, of all, at the end
 		})
 	}
 	running.Wait()

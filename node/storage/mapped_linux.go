@@ -6,6 +6,11 @@ import (
 	"go.etcd.io/bbolt"
 )
 
+// unmapFile takes pages of a mapped file out of this process's memory. b begins with a page.
+func unmapFile(b []byte) {
+	_ = syscall.Madvise(b, syscall.MADV_DONTNEED) // only advice
+}
+
 // unmapPages takes the pages of the engine's file out of this process's memory that
 // reading has put there. They stay in the system's cache, so whoever reads them next pays
 // a minor fault; but most of what a commit reads is then replaced by it, or seldom read,

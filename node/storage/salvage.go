@@ -17,6 +17,26 @@ import (
 // every replica that it concerned is rebuilt: the last place to look if that never is.
 const damagedFile = stateFile + ".damaged"
 
+// checkEngine begins to verify the engine's file, if there is one, and returns a function that
+// waits for the outcome.
+func (s *Store) checkEngine() (outcome func() (*boltFile, error)) {
+	path := filepath.Join(s.opts.Dir, stateFile)
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return func() (*boltFile, error) { return nil, err }
+	}
+	var holds *boltFile
+	var err error
+	done := make(chan struct{})
+	go func() { // ends by itself; Open waits for it
+		defer close(done)
+		holds, err = verifyBolt(path)
+	}()
+	return func() (*boltFile, error) {
+		<-done
+		return holds, err
+	}
+}
+
 // openEngine opens the engine's file, or, when parts of it are damaged, a copy of the
 // rest. The log is open. It returns what the file holds.
 //
@@ -26,14 +46,15 @@ const damagedFile = stateFile + ".damaged"
 // groups that lose something are marked in the log, durably. Invariant: a group whose
 // state was left out is marked, so nobody takes the state, which is empty then, for one
 // that never held anything.
-func (s *Store) openEngine() (*boltFile, error) {
+func (s *Store) openEngine(checked func() (*boltFile, error), watch *stopwatch) (*boltFile, error) {
 	path := filepath.Join(s.opts.Dir, stateFile)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+	holds, err := checked()
+	if errors.Is(err, os.ErrNotExist) {
 		if err := createBolt(path); err != nil {
 			return nil, diskError(err, "make %s", path)
 		}
+		holds, err = verifyBolt(path)
 	}
-	holds, err := verifyBolt(path)
 	if err == nil && holds.whole() != nil {
 		holds, err = s.salvage(path, holds)
 	} else if err == nil && len(s.Damages()) == 0 {
@@ -42,6 +63,7 @@ func (s *Store) openEngine() (*boltFile, error) {
 	if err != nil {
 		return nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
 	}
+	watch.lap("check")
 	if s.bolt, err = holds.openBolt(path); err != nil {
 		return nil, diskError(err, "open %s", path).WithHint("%s", restoreHint)
 	}
@@ -50,6 +72,7 @@ func (s *Store) openEngine() (*boltFile, error) {
 	if err := s.bolt.Sync(); err != nil {
 		return nil, diskError(err, "sync %s", path)
 	}
+	watch.lap("engine")
 	return holds, nil
 }
 

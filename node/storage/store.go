@@ -195,24 +195,42 @@ func Open(opts Options) (_ *Store, err error) {
 	if s.spool, err = openSpool(opts.Dir, s.disk); err != nil {
 		return nil, err
 	}
+	watch := stopwatch{at: time.Now()}
+	checked := s.checkEngine()
+	defer checked() // nothing of it runs on
 	if err = s.openLog(); err != nil {
 		return nil, err
 	}
 	if err = s.loadDamages(); err != nil {
 		return nil, err
 	}
-	holds, err := s.openEngine()
+	watch.lap("log")
+	holds, err := s.openEngine(checked, &watch)
 	if err != nil {
 		return nil, err
 	}
 	if err = s.loadStates(holds); err != nil {
 		return nil, err
 	}
+	watch.lap("states")
 	if s.metrics, err = newMetrics(opts.Registerer, s); err != nil {
 		return nil, err
 	}
 	s.lookAtRoom()
+	s.logger.Debug("the store is open", watch.laps...)
 	return s, nil
+}
+
+// stopwatch notes how long each part of something took.
+type stopwatch struct {
+	at   time.Time
+	laps []any // for a log line
+}
+
+func (w *stopwatch) lap(what string) {
+	now := time.Now()
+	w.laps = append(w.laps, what, now.Sub(w.at))
+	w.at = now
 }
 
 // Run commits states in the background, syncs logs of interval durability, removes
