@@ -56,6 +56,14 @@ func appendRecord(b []byte, e protocol.Entry) []byte {
 	return fulcrum.AppendBytes(b, e.Data)
 }
 
+// recordKind is the kind of a log record; of one without a byte, none that there is.
+func recordKind(record []byte) protocol.Kind {
+	if len(record) == 0 {
+		return protocol.LastKind + 1
+	}
+	return protocol.Kind(record[0])
+}
+
 // takeRecord takes an entry off r. It refuses what the protocol could not read.
 func takeRecord(r *fulcrum.Reader, index uint64) (protocol.Entry, error) {
 	e := protocol.Entry{Index: index, Kind: protocol.Kind(r.Byte()), Term: r.Uvarint()}

@@ -307,21 +307,46 @@ func (s *store) grown() (bytes int64, entries uint64) {
 	return s.bytesSince, s.countSince
 }
 
-// configurations returns those in the log behind an index.
+// configurations returns those in the log behind an index. They are few among many entries, of
+// which a replica that comes up reads no more than the kind.
 func (s *store) configurations(behind uint64) (confs []protocol.ConfigurationAt) {
-	for i := max(behind+1, s.First()); i <= s.Last(); {
+	take := func(e protocol.Entry) {
+		if e.Kind != protocol.Members {
+			return
+		}
+		c, err := protocol.ReadConfiguration(fulcrum.NewReader(e.Data)) // readRecord has checked it
+		if err == nil {
+			confs = append(confs, protocol.ConfigurationAt{Configuration: c, Index: e.Index})
+		}
+	}
+	s.mu.Lock()
+	from, tail, last := max(behind+1, s.first), s.tailFrom(), s.last
+	s.mu.Unlock()
+	if from < tail && from <= last {
+		err := s.log.Range(from, min(last, tail-1), func(index uint64, record []byte) error {
+			if kind := recordKind(record); kind == protocol.Command || kind == protocol.Noop {
+				return nil
+			}
+			e, err := readRecord(record, index)
+			if err == nil {
+				take(e)
+			}
+			return err
+		})
+		if err != nil && s.First() <= from { // else it was cut off meanwhile
+			_ = s.broken(fmt.Sprintf("read the log from %d", from), err)
+		}
+		if err != nil {
+			return confs
+		}
+	}
+	for i := max(from, tail); i <= last; {
 		es, ok := s.read(i, 1024)
 		if !ok {
 			return confs
 		}
 		for _, e := range es {
-			if e.Kind != protocol.Members {
-				continue
-			}
-			c, err := protocol.ReadConfiguration(fulcrum.NewReader(e.Data)) // readRecord has checked it
-			if err == nil {
-				confs = append(confs, protocol.ConfigurationAt{Configuration: c, Index: e.Index})
-			}
+			take(e)
 		}
 		i += uint64(len(es))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"fulcrum"
 	"fulcrum/replication"
 	"fulcrum/replication/raft/protocol"
 	"fulcrum/replication/replicationtest"
@@ -52,6 +53,13 @@ func TestStoreKeepsTheLog(t *testing.T) {
 				for i := range rapid.IntRange(1, 5).Draw(t, "n") {
 					n++
 					e := protocol.Entry{Index: last() + 1, Term: uint64(n + i), Data: []byte(fmt.Sprint(n))}
+					switch rapid.IntRange(0, 5).Draw(t, "kind") {
+					case 0:
+						e = protocol.Entry{Index: e.Index, Term: e.Term, Kind: protocol.Noop}
+					case 1:
+						c := protocol.Configuration{}.With(protocol.Member{ID: fulcrum.NodeID(fmt.Sprint(n)), Voter: true})
+						e.Kind, e.Data = protocol.Members, c.Append(nil)
+					}
 					want, entries = append(want, e), append(entries, e)
 				}
 				keep(t, s, entries...)
@@ -101,6 +109,19 @@ func TestStoreKeepsTheLog(t *testing.T) {
 				}
 				if es, ok := s.Entries(first); ok != (len(want) > 0) || ok && (len(es) != min(len(want), 64) || es[0].Index != first) {
 					t.Fatalf("%d entries from %d, %v, want %d", len(es), first, ok, len(want))
+				}
+				behind := rapid.Uint64Range(0, last()+1).Draw(t, "behind")
+				var confs []protocol.ConfigurationAt
+				for _, w := range want {
+					if c, err := protocol.ReadConfiguration(fulcrum.NewReader(w.Data)); w.Kind == protocol.Members && w.Index > behind {
+						confs = append(confs, protocol.ConfigurationAt{Configuration: c, Index: w.Index})
+						if err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				if got := s.configurations(behind); !reflect.DeepEqual(got, confs) {
+					t.Fatalf("configurations behind %d are %v, want %v", behind, got, confs)
 				}
 				for _, i := range []uint64{first - 1, last() + 1} {
 					if _, ok := s.entry(i); ok {
