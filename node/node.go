@@ -344,7 +344,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}{
 		{"storage", n.store.Run}, {"peers", n.peers.Run}, {"catalog", n.catalog.Run}, {"gossip", n.members.Run},
 		{"birth", n.runBirth}, {"registration", n.runRegister}, {"liveness", n.runLease}, {"groups", n.host.Run}, {"controller", n.runController}, {"leadership", n.runLeaders},
-		{"late writes", n.late.Run}, {"catalog copy", n.runCatalogCopy},
+		{"late writes", n.late.Run}, {"catalog copy", n.runCatalogCopy}, {"readiness", n.tellReady},
 	} {
 		g.Go(func() error {
 			if err := part.run(background); err != nil {

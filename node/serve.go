@@ -57,7 +57,7 @@ func serveOnce(ctx context.Context, opt Options) error {
 	if err != nil {
 		return err
 	}
-	n.log.Info("node is starting", "version", opt.Version, "redis", opt.RedisAddr, "http", opt.HTTPAddr,
+	n.log.Info("node is starting", "opened_in", n.age(), "version", opt.Version, "redis", opt.RedisAddr, "http", opt.HTTPAddr,
 		"peers", opt.PeerAddr, "gossip", opt.GossipAddr, "data", opt.Dir, "faults_allowed", opt.AllowFaults)
 	err = n.Run(ctx)
 	if cerr := n.Close(); cerr != nil {

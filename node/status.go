@@ -282,6 +282,24 @@ func (n *Node) Ready() []fulcrum.Health {
 	return checks
 }
 
+// tellReady logs, once, how long it took until this node was ready.
+func (n *Node) tellReady(ctx context.Context) error {
+	for {
+		if !slices.ContainsFunc(n.Ready(), func(h fulcrum.Health) bool { return h.Err != "" }) {
+			n.log.Info("node is ready", "after", n.age())
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(min(time.Second, 10*time.Millisecond+n.age()/32)):
+		}
+	}
+}
+
+// age is how long ago this node began to open its files.
+func (n *Node) age() time.Duration { return time.Since(n.started).Round(time.Millisecond) }
+
 // readyReplicas checks that every replica that belongs here runs, and has somebody
 // to follow.
 func (n *Node) readyReplicas() fulcrum.Health {

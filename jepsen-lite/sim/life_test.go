@@ -3,12 +3,15 @@ package sim_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +20,47 @@ import (
 	"fulcrum/jepsen-lite/sim"
 	"fulcrum/node/api"
 )
+
+// readiness counts what nodes say of it.
+type readiness struct {
+	slog.Handler
+	said *atomic.Int64
+}
+
+func (r readiness) Handle(_ context.Context, rec slog.Record) error {
+	if rec.Message == "node is ready" {
+		r.said.Add(1)
+	}
+	return nil
+}
+
+func (r readiness) Enabled(context.Context, slog.Level) bool { return true }
+func (r readiness) WithAttrs([]slog.Attr) slog.Handler       { return r }
+func (r readiness) WithGroup(string) slog.Handler            { return r }
+
+// A node says once in each life that it is ready, and not before it is.
+func TestANodeSaysThatItIsReady(t *testing.T) {
+	r := readiness{slog.DiscardHandler, new(atomic.Int64)}
+	inBubble(t, sim.ClusterOptions{Nodes: 3, Logger: slog.New(r)}, func(t *testing.T, c *sim.Cluster) {
+		create(t, c, "cp", consistency.Raft)
+		want := func(n int64, when string) {
+			t.Helper()
+			time.Sleep(10 * time.Second)
+			if got := r.said.Load(); got != n {
+				t.Errorf("%s it was said %d times, want %d", when, got, n)
+			}
+		}
+		want(3, "when three nodes had come up")
+		if err := errors.Join(c.Kill("n1", "n2", "n3"), c.Start("n1")); err != nil {
+			t.Fatal(err)
+		}
+		want(3, "when one of them was alone")
+		if err := c.Start("n2", "n3"); err != nil {
+			t.Fatal(err)
+		}
+		want(6, "when all were there again")
+	})
+}
 
 // What users speak to a node goes through the simulated network too.
 func TestUsersReachNodesOverTheSimulatedNetwork(t *testing.T) {
