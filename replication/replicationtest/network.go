@@ -45,6 +45,7 @@ type Network struct {
 	hook    func(from, to fulcrum.NodeID, msg []byte) Verdict
 	hooking sync.Mutex // one hook at a time
 	latency time.Duration
+	width   map[link]*Pipe
 	calls   int
 	closed  chan struct{}
 	wg      sync.WaitGroup
@@ -52,7 +53,7 @@ type Network struct {
 
 // NewNetwork returns a network without nodes and without latency.
 func NewNetwork() *Network {
-	return &Network{nodes: map[fulcrum.NodeID]*endpoint{}, cut: map[link]bool{}, away: map[fulcrum.NodeID]bool{}, closed: make(chan struct{})}
+	return &Network{nodes: map[fulcrum.NodeID]*endpoint{}, cut: map[link]bool{}, width: map[link]*Pipe{}, away: map[fulcrum.NodeID]bool{}, closed: make(chan struct{})}
 }
 
 // Register makes id reachable through h; a former life of id ends.
@@ -71,6 +72,45 @@ func (n *Network) Latency(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.latency = d
+}
+
+// Bandwidth lets no more than so many bytes a second go from one node to the other: what
+// comes when others are on their way waits behind them, and arrives also when its caller
+// has given up. 0: no limit.
+func (n *Network) Bandwidth(from, to fulcrum.NodeID, bytes int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.width[link{from, to}] = &Pipe{Bytes: bytes}
+}
+
+// transit is how long it takes until size bytes have got through, and what is before them.
+func (n *Network) transit(from, to fulcrum.NodeID, size int) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.width[link{from, to}].Transit(size)
+}
+
+// Pipe carries so many bytes a second, one message after the other. Whoever uses it locks.
+type Pipe struct {
+	Bytes int // 0: no limit
+
+	free time.Time // when it has carried all that it was given
+}
+
+// pipeHead is what a frame takes besides its message.
+const pipeHead = 64
+
+// Transit is how long a message takes that is sent now.
+func (p *Pipe) Transit(size int) time.Duration {
+	if p == nil || p.Bytes == 0 {
+		return 0
+	}
+	now := time.Now()
+	if p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(size+pipeHead) * time.Second / time.Duration(p.Bytes))
+	return p.free.Sub(now)
 }
 
 // OnCall sets the hook that sees every call before it leaves; nil removes it.
@@ -202,7 +242,12 @@ func (n *Network) call(ctx context.Context, from, to fulcrum.NodeID, msg []byte)
 	if v.Drop || n.isDropped(from, to) {
 		return nil, n.hang(ctx)
 	}
-	if err := n.pause(ctx, latency+v.Delay, v.Hold); err != nil {
+	transit := n.transit(from, to, len(msg))
+	at := time.Now().Add(latency + v.Delay + transit)
+	if err := n.pause(ctx, time.Until(at), v.Hold); err != nil {
+		if transit > 0 {
+			n.arriveLate(e, link{from, to}, msg, at)
+		}
 		return nil, err
 	}
 	if n.isDropped(from, to) {
@@ -215,10 +260,35 @@ func (n *Network) call(ctx context.Context, from, to fulcrum.NodeID, msg []byte)
 	if v.DropReply || n.isDropped(to, from) {
 		return nil, n.hang(ctx)
 	}
-	if perr := n.pause(ctx, latency+v.DelayReply, v.HoldReply); perr != nil {
+	if perr := n.pause(ctx, latency+v.DelayReply+n.transit(to, from, len(reply)), v.HoldReply); perr != nil {
 		return nil, perr
 	}
 	return reply, err
+}
+
+// arriveLate hands a message over that nobody waits for any more.
+func (n *Network) arriveLate(e *endpoint, l link, msg []byte, at time.Time) {
+	ctx, cancel := context.WithDeadline(context.Background(), at)
+	owned := bytes.Clone(msg)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	select {
+	case <-n.closed:
+		cancel()
+		return
+	default:
+	}
+	n.wg.Go(func() {
+		defer cancel()
+		select {
+		case <-ctx.Done():
+		case <-n.closed:
+			return
+		}
+		if e.ctx.Err() == nil && !n.isDropped(l.from, l.to) {
+			_, _ = e.handler(ctx, l.from, owned)
+		}
+	})
 }
 
 // hang waits until the caller gives up: nobody answers over a cut link.

@@ -3,6 +3,8 @@ package replicationtest
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,6 +17,39 @@ func echo(_ context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
 	return append([]byte(from), msg...), nil
 }
 
+// What is on its way over a narrow link takes its time, also when nobody waits for it any
+// more: what comes next waits behind it.
+func TestNarrowLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := NewNetwork()
+		defer n.Close()
+		var mu sync.Mutex
+		var came []string
+		begun := time.Now()
+		n.Register("a", echo)
+		n.Register("b", func(_ context.Context, _ fulcrum.NodeID, msg []byte) ([]byte, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			came = append(came, string(msg[:5])+time.Since(begun).String())
+			return nil, nil
+		})
+		n.Bandwidth("a", "b", 100)
+		for _, size := range []int{236, 36} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := n.Peers("a").Call(ctx, "b", append([]byte("after"), make([]byte, size-5)...)); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%d bytes: %v", size, err)
+			}
+			cancel()
+		}
+		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if want := []string{"after3s", "after4s"}; !slices.Equal(came, want) {
+			t.Errorf("came %v, want %v", came, want)
+		}
+	})
+}
+
 func TestNetwork(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -25,6 +60,7 @@ func TestNetwork(t *testing.T) {
 	}{
 		{"a healthy link answers", func(n *Network) {}, "", true, 0},
 		{"latency is paid twice", func(n *Network) { n.Latency(10 * time.Millisecond) }, "", true, 20 * time.Millisecond},
+		{"a narrow link takes as long as it takes", func(n *Network) { n.Bandwidth("a", "b", 650); n.Bandwidth("b", "a", 660) }, "", true, 200 * time.Millisecond},
 		{"a cut link hangs until the deadline", func(n *Network) { n.Cut("a", "b") }, "-", false, time.Second},
 		{"a cut way back handles, then hangs", func(n *Network) { n.CutOneWay("b", "a") }, "-", true, time.Second},
 		{"an isolated node hears nothing", func(n *Network) { n.Isolate("b") }, "-", false, time.Second},
