@@ -101,7 +101,7 @@ func (in *instance) applyCommitted(ctx context.Context) {
 		if from > to {
 			return
 		}
-		entries, ok := c.store.read(from, int(min(to-from+1, maxEntries)))
+		entries, ok := c.store.read(from, int(min(to-from+1, maxEntries)), readBytesAtOnce)
 		if !ok {
 			return // the disk has failed, or a snapshot stands for them now
 		}

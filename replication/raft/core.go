@@ -25,6 +25,8 @@ type core struct {
 	snaps   *snapshots
 	staging staging
 	peers   peerTable
+	flows   flows
+	parts   parts
 
 	instance  atomic.Pointer[instance] // nil before and after Run
 	stopping  atomic.Bool
@@ -89,6 +91,7 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 	c.turn <- struct{}{}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
 	c.staging = staging{spool: env.Spool, from: map[fulcrum.NodeID]*transfer{}}
+	c.flows = flows{slow: t.LeaderLease / 2, most: t.MaxAppendBytes}
 	c.snaps = &snapshots{core: c, storing: make(chan struct{}, 1)}
 	c.snaps.storing <- struct{}{}
 	c.store = openStore(env.Log, env.Metrics, storeBounds{cache: t.CacheBytes, entries: t.MaxAppendEntries, hold: t.HoldBytes}, c.fail)
@@ -173,6 +176,7 @@ func (c *core) random() *rand.Rand {
 // run lives until ctx ends (nil), or the disk fails.
 func (c *core) run(ctx context.Context) error {
 	defer c.staging.clear()
+	defer c.parts.clear()
 	defer c.close()
 	in, err := c.begin()
 	if err != nil {
@@ -321,6 +325,7 @@ func (c *core) maintain(ctx context.Context, in *instance) {
 		case <-tick.C:
 		}
 		c.staging.sweep()
+		c.parts.sweep()
 		size, n := c.store.grown()
 		often := n >= c.tuning.SnapshotEntries && time.Since(looked) >= c.tuning.SnapshotEvery
 		if !often && (size < c.tuning.SnapshotBytes || n == 0) {

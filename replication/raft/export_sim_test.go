@@ -67,7 +67,7 @@ func SnapshotPlace(b []byte) (index uint64, c protocol.ConfigurationAt, ok bool)
 
 // LedTerm is the term that a message claims to come from the leader of; 0: none.
 func LedTerm(msg []byte) uint64 {
-	if len(msg) == 0 || msg[0] != msgAppend && msg[0] != msgBeat {
+	if len(msg) == 0 || msg[0] != msgAppend && msg[0] != msgPart && msg[0] != msgBeat {
 		return 0
 	}
 	return fulcrum.NewReader(msg[1:]).Uvarint()

@@ -59,6 +59,7 @@ const (
 	MsgReadIndex  = msgReadIndex
 	MsgBeat       = msgBeat
 	MsgHello      = msgHello
+	MsgPart       = msgPart
 )
 
 // IsFirstChunk reports whether msg begins the transfer of a snapshot.

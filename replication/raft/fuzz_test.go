@@ -22,6 +22,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add(encodeAppend(nil, &protocol.Append{Term: 3, Entries: []protocol.Entry{{Index: 1, Kind: protocol.Members, Data: conf}}}))
 	f.Add(encodeBeat(protocol.Heartbeat{Term: 3, Commit: 2, CommitTerm: 1}))
 	f.Add(encodeGreeting(protocol.Heartbeat{Term: 3, Commit: 2, CommitTerm: 1}, true))
+	f.Add(part{term: 3, transfer: 9, offset: 4, size: 12, data: []byte("abc")}.encode())
 	f.Add(encodeVote(protocol.Vote{Term: 1, Last: 2, LastTerm: 3, Transfer: true}, release{holder: "a", term: 1, nonce: 7}))
 	f.Add(chunk{transfer: 9, data: []byte("abc"), last: true, meta: virtualSnapshot([]fulcrum.NodeID{"a"})}.encode())
 	f.Add(entry{kind: entryBatch, items: [][]byte{[]byte("x")}}.encode())
@@ -49,13 +50,18 @@ func FuzzMessages(f *testing.F) {
 				t.Errorf("greeting %+v, %v became %+v, %v, %v", m, leads, again, still, err)
 			}
 		}
+		if p, err := decodePart(bodyOf(b)); err == nil {
+			if again, err := decodePart(bodyOf(p.encode())); err != nil || !reflect.DeepEqual(again, p) {
+				t.Errorf("part %+v became %+v, %v", p, again, err)
+			}
+		}
 		if v, off, err := decodeVote(bodyOf(b), false); err == nil {
 			w, again, err := decodeVote(bodyOf(encodeVote(v, off)), false)
 			if err != nil || again != off || w != v {
 				t.Errorf("vote %+v, %+v became %+v, %+v, %v", v, off, w, again, err)
 			}
 		}
-		_, _ = decodeReply(b)
+		_, _, _ = decodeReply(b)
 		_, _ = decodeVoteReply(b)
 		if q, err := decodeQuestion(bodyOf(b)); err == nil {
 			if again, err := decodeQuestion(bodyOf(q.encode())); err != nil || again != q {

@@ -72,6 +72,18 @@ func (s *store) sent(name string) {
 	}
 }
 
+// moving tells that a peer receives what it lacks, which is large.
+func (s *store) moving(id fulcrum.NodeID) {
+	if !s.holds.any.Load() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.holds.by[string(id)]; h != nil {
+		h.moved = time.Now()
+	}
+}
+
 // caughtUp tells that a peer holds the log up to match.
 func (s *store) caughtUp(id fulcrum.NodeID, match, trailing uint64) {
 	if !s.holds.any.Load() {

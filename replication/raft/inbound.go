@@ -26,6 +26,8 @@ func (c *core) take(from fulcrum.NodeID, msg []byte, answer func([]byte, error))
 	switch msg[0] {
 	case msgAppend:
 		in.takeAppend(from, fulcrum.NewReader(msg[1:]), answer)
+	case msgPart:
+		in.takePart(from, fulcrum.NewReader(msg[1:]), answer)
 	case msgBeat:
 		in.takeBeat(from, fulcrum.NewReader(msg[1:]), answer)
 	case msgHello:
@@ -41,6 +43,7 @@ func (c *core) take(from fulcrum.NodeID, msg []byte, answer func([]byte, error))
 }
 
 func (in *instance) takeAppend(from fulcrum.NodeID, r *fulcrum.Reader, answer func([]byte, error)) {
+	came := time.Now()
 	m, err := decodeAppend(r)
 	if err != nil {
 		answer(nil, fulcrum.AsError(err))
@@ -51,7 +54,7 @@ func (in *instance) takeAppend(from fulcrum.NodeID, r *fulcrum.Reader, answer fu
 	var reply protocol.Reply
 	taken := in.post(event{
 		run:  func(r *protocol.Raft, now time.Time) { reply = r.Append(now, from, m) },
-		done: func() { in.reply(reply, answer) },
+		done: func() { in.reply(reply, came, answer) },
 	})
 	if !taken {
 		answer(nil, unavailable(in.core.env.Node, "too much waits for the log"))
@@ -59,22 +62,23 @@ func (in *instance) takeAppend(from fulcrum.NodeID, r *fulcrum.Reader, answer fu
 }
 
 func (in *instance) takeBeat(from fulcrum.NodeID, r *fulcrum.Reader, answer func([]byte, error)) {
+	came := time.Now()
 	m, err := decodeBeat(r)
 	if err != nil {
 		answer(nil, fulcrum.AsError(err))
 		return
 	}
-	in.beaten(from, m, answer)
+	in.beaten(from, m, came, answer)
 }
 
 // beaten takes in a leader's heartbeat.
-func (in *instance) beaten(from fulcrum.NodeID, m protocol.Heartbeat, answer func([]byte, error)) {
+func (in *instance) beaten(from fulcrum.NodeID, m protocol.Heartbeat, came time.Time, answer func([]byte, error)) {
 	in.core.peers.leaderAt(from, m.Commit)
 	in.core.succeeded(in, from, m.Term)
 	var reply protocol.Reply
 	taken := in.post(event{
 		run:  func(r *protocol.Raft, now time.Time) { reply = r.Heartbeat(now, from, m) },
-		done: func() { in.answer(reply, answer) },
+		done: func() { in.answer(reply, came, answer) },
 	})
 	if !taken {
 		answer(nil, unavailable(in.core.env.Node, "too much waits for the log"))
@@ -150,6 +154,7 @@ func (c *core) handle(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]b
 // takeChunk takes a piece of a snapshot in; the last one is answered when the snapshot is
 // installed, also when it comes again.
 func (c *core) takeChunk(ctx context.Context, in *instance, from fulcrum.NodeID, r *fulcrum.Reader) ([]byte, error) {
+	came := time.Now()
 	ch, err := decodeChunk(r)
 	if err != nil {
 		return nil, fulcrum.AsError(err)
@@ -158,7 +163,7 @@ func (c *core) takeChunk(ctx context.Context, in *instance, from fulcrum.NodeID,
 		if _, err := c.staging.take(from, ch, c.tuning.MaxSnapshotBytes); err != nil {
 			return nil, err
 		}
-		return encodeReply(protocol.Reply{OK: true}), nil
+		return encodeReply(protocol.Reply{OK: true}, time.Since(came)), nil
 	}
 	one, err := in.installs.begin(in, from, ch)
 	if err != nil {
@@ -175,7 +180,7 @@ func (c *core) takeChunk(ctx context.Context, in *instance, from fulcrum.NodeID,
 	case c.silent():
 		return nil, unavailable(c.env.Node, "this replica is stopping")
 	}
-	return encodeReply(one.reply), nil
+	return encodeReply(one.reply, time.Since(came)), nil
 }
 
 // answerVote answers a candidate, unless a promise forbids that a vote leaves.

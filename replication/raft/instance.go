@@ -81,6 +81,7 @@ const maxEvents = 8192
 type waitingReply struct {
 	needs  uint64
 	reply  protocol.Reply
+	came   time.Time // what it answers
 	answer func([]byte, error)
 }
 
@@ -298,20 +299,20 @@ func (in *instance) durable() {
 }
 
 // reply answers an append once what it rests on is durable.
-func (in *instance) reply(m protocol.Reply, answer func([]byte, error)) {
+func (in *instance) reply(m protocol.Reply, came time.Time, answer func([]byte, error)) {
 	if m.Needs > in.core.store.Durable() {
-		in.waiting = append(in.waiting, waitingReply{m.Needs, m, answer})
+		in.waiting = append(in.waiting, waitingReply{m.Needs, m, came, answer})
 		return
 	}
-	in.answer(m, answer)
+	in.answer(m, came, answer)
 }
 
-func (in *instance) answer(m protocol.Reply, answer func([]byte, error)) {
+func (in *instance) answer(m protocol.Reply, came time.Time, answer func([]byte, error)) {
 	if in.core.silent() {
 		answer(nil, unavailable(in.core.env.Node, "this replica is stopping"))
 		return
 	}
-	answer(encodeReply(m), nil)
+	answer(encodeReply(m, time.Since(came)), nil)
 }
 
 func (in *instance) flushReplies() {
@@ -319,7 +320,7 @@ func (in *instance) flushReplies() {
 	kept := in.waiting[:0]
 	for _, w := range in.waiting {
 		if w.needs <= durable {
-			in.answer(w.reply, w.answer)
+			in.answer(w.reply, w.came, w.answer)
 		} else {
 			kept = append(kept, w)
 		}

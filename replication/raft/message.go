@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"fulcrum"
 	"fulcrum/replication/raft/protocol"
@@ -21,13 +23,13 @@ const (
 	msgReadIndex
 	msgBeat
 	msgHello
+	msgPart
 )
 
 // Bounds of what a message may hold.
 const (
-	maxItemBytes   = 8 << 20   // one request
-	maxAppendBytes = 4 << 20   // entries in one message, unless the first alone is larger
-	chunkBytes     = 256 << 10 // one piece of a snapshot
+	maxItemBytes = 8 << 20   // one request
+	chunkBytes   = 256 << 10 // one piece of a snapshot
 )
 
 var errTrailing = fmt.Errorf("bytes behind the end: %w", fulcrum.ErrShort)
@@ -93,9 +95,12 @@ func readRecord(record []byte, index uint64) (protocol.Entry, error) {
 	return e, finish(r)
 }
 
+// appendHead is more than a message with entries needs besides these.
+const appendHead = 64
+
 // encodeAppend writes m into b, whose bytes and room it may use, or into a larger one.
 func encodeAppend(b []byte, m *protocol.Append) []byte {
-	size := 64
+	size := appendHead
 	for _, e := range m.Entries {
 		size += len(e.Data) + 16
 	}
@@ -156,17 +161,21 @@ func decodeGreeting(b []byte) (m protocol.Heartbeat, leads bool, err error) {
 	return m, err == nil, err
 }
 
-func encodeReply(m protocol.Reply) []byte {
-	return append(uvarints([]byte{0}, m.Term, m.Last), boolByte(m.OK))
+// encodeReply writes an answer, and for how long it was thought about, the disk included:
+// the rest of what the caller has waited is the link's (see flow).
+func encodeReply(m protocol.Reply, thought time.Duration) []byte {
+	return append(uvarints([]byte{0}, m.Term, m.Last, uint64(max(0, thought))), boolByte(m.OK))
 }
 
-func decodeReply(b []byte) (protocol.Reply, error) {
+func decodeReply(b []byte) (m protocol.Reply, thought time.Duration, err error) {
 	r, err := openReply(b)
 	if err != nil {
-		return protocol.Reply{}, err
+		return m, 0, err
 	}
-	m := protocol.Reply{Term: r.Uvarint(), Last: r.Uvarint(), OK: r.Byte() == 1}
-	return m, finish(r)
+	m = protocol.Reply{Term: r.Uvarint(), Last: r.Uvarint()}
+	thought = time.Duration(min(r.Uvarint(), math.MaxInt64))
+	m.OK = r.Byte() == 1
+	return m, thought, finish(r)
 }
 
 // encodeVote writes a request for a vote, and what lets the voter off its promise (see

@@ -39,7 +39,7 @@ func (in *instance) wait(to fulcrum.NodeID, limit time.Duration, msg []byte) ([]
 
 // sendAll sends what the protocol wants to be sent. The same entries are encoded once.
 func (in *instance) sendAll(sends []protocol.Send, now time.Time) {
-	var last *protocol.Append
+	var same encoded
 	buf := borrow()
 	defer buf.giveBack()
 	for _, s := range sends {
@@ -48,14 +48,19 @@ func (in *instance) sendAll(sends []protocol.Send, now time.Time) {
 		}
 		switch {
 		case s.Append != nil:
-			if last == nil || last.Prev != s.Append.Prev {
-				if !in.raft.Fill(now, s.To, s.Append) {
+			bytes, moving := in.core.flows.of(s.To).room(appendAt{s.Append.Term, s.Append.Prev})
+			if moving {
+				continue // its end tells the protocol what it waits for
+			}
+			if !same.serves(s.Append, bytes) {
+				if !in.raft.Fill(now, s.To, s.Append, bytes) {
 					continue
 				}
-				last, buf.b = s.Append, encodeAppend(buf.b, s.Append)
+				buf.b = encodeAppend(buf.b, s.Append)
+				same = encoded{s.Append, bytes, len(buf.b), s.Append.Last() == in.core.store.Last()}
 			}
-			s.Append.Entries = last.Entries
-			in.sendAppend(s.To, s.Append, buf.b)
+			s.Append.Entries = same.m.Entries
+			in.sendAppend(s.To, s.Append, buf.b, bytes)
 		case s.Beat != nil:
 			in.sendBeat(s.To, s.Beat)
 		case s.Vote != nil:
@@ -67,37 +72,70 @@ func (in *instance) sendAll(sends []protocol.Send, now time.Time) {
 	}
 }
 
-func (in *instance) sendAppend(to fulcrum.NodeID, m *protocol.Append, msg []byte) {
+// encoded is the append that was encoded last, with what fits into bytes; all: up to the
+// end of the log.
+type encoded struct {
+	m           *protocol.Append
+	bytes, size int
+	all         bool
+}
+
+// serves reports whether m is to have the same entries when it may have so many bytes.
+func (e encoded) serves(m *protocol.Append, bytes int) bool {
+	return e.m != nil && e.m.Prev == m.Prev && (bytes == e.bytes || e.size <= bytes && (e.all || bytes < e.bytes))
+}
+
+// sendAppend sends m, which msg holds, whole if it fits into about so many bytes.
+func (in *instance) sendAppend(to fulcrum.NodeID, m *protocol.Append, msg []byte, most int) {
 	c := in.core
-	done := func(b []byte, err error) {
-		reply, err := in.opened(to, b, err)
-		if err != nil {
-			in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Lost(now, to, m.Term) }})
-			return
-		}
-		if reply.OK && reply.Term == m.Term {
-			c.peers.matched(to, m.Last())
-			c.store.caughtUp(to, m.Last(), c.tuning.TrailingEntries)
-		}
-		in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Appended(now, to, *m, reply) }})
-	}
+	begun, size := time.Now(), len(msg)
 	if mutant.On("raft-ack-before-quorum") && c.env.Group != fulcrum.CatalogGroup {
 		in.life.Go(func() { // mutant: what was sent counts as stored
 			pause(in.ctx, 20*time.Millisecond)
-			done(encodeReply(protocol.Reply{Term: m.Term, OK: true}), nil)
+			in.appended(to, m, protocol.Reply{Term: m.Term, OK: true}, nil)
 		})
 		in.call(to, c.appendLimit(), msg, func([]byte, error) {})
 		return
 	}
-	in.call(to, c.appendLimit(), msg, done)
+	if at := (appendAt{m.Term, m.Prev}); size > most+appendHead {
+		if msg = bytes.Clone(msg); c.flows.of(to).move(at) {
+			in.life.Go(func() {
+				reply, err := in.sendParts(to, m, msg)
+				c.flows.of(to).stay(at) // first: the protocol may send it again at once
+				in.appended(to, m, reply, err)
+			})
+		}
+		return
+	}
+	in.call(to, c.appendLimit(), msg, func(b []byte, err error) {
+		reply, err := in.timed(to, begun, size, b, err)
+		in.appended(to, m, reply, err)
+	})
 }
 
-// appendLimit leaves time for a slow disk over there.
+// appended tells the protocol what became of an append.
+func (in *instance) appended(to fulcrum.NodeID, m *protocol.Append, reply protocol.Reply, err error) {
+	c := in.core
+	if err != nil {
+		in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Lost(now, to, m.Term) }})
+		return
+	}
+	if reply.OK && reply.Term == m.Term {
+		c.peers.matched(to, m.Last())
+		c.store.caughtUp(to, m.Last(), c.tuning.TrailingEntries)
+	}
+	in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Appended(now, to, *m, reply) }})
+}
+
+// appendLimit leaves time for a slow disk over there. What a call carries fits into it, see
+// flow.
 func (c *core) appendLimit() time.Duration { return 2 * c.tuning.RPC }
 
 func (in *instance) sendBeat(to fulcrum.NodeID, m *protocol.Heartbeat) {
+	begun := time.Now()
 	in.call(to, in.core.tuning.RPC, encodeBeat(*m), func(b []byte, err error) {
-		if reply, err := in.opened(to, b, err); err == nil {
+		if reply, thought, err := in.opened(to, b, err); err == nil {
+			in.core.flows.of(to).beaten(time.Since(begun) - thought)
 			in.post(event{run: func(r *protocol.Raft, now time.Time) { r.Beaten(now, to, m.Term, reply) }})
 		}
 	})
@@ -114,19 +152,19 @@ func (in *instance) greet() {
 				return
 			}
 			if m, leads, err := decodeGreeting(b); err == nil && leads {
-				in.beaten(id, m, func([]byte, error) {})
+				in.beaten(id, m, time.Now(), func([]byte, error) {})
 			}
 		})
 	}
 }
 
 // opened reads an answer of a peer, which is heard by it.
-func (in *instance) opened(from fulcrum.NodeID, b []byte, err error) (protocol.Reply, error) {
+func (in *instance) opened(from fulcrum.NodeID, b []byte, err error) (m protocol.Reply, thought time.Duration, _ error) {
 	if err != nil {
-		return protocol.Reply{}, err
+		return m, 0, err
 	}
 	if in.core.silent() {
-		return protocol.Reply{}, errStopping
+		return m, 0, errStopping
 	}
 	in.core.peers.heard(from)
 	return decodeReply(b)
@@ -167,8 +205,8 @@ func (in *instance) sendSnapshot(to fulcrum.NodeID, term uint64) {
 	in.post(event{run: func(r *protocol.Raft, now time.Time) { r.SnapshotSent(now, to, term, index, current) }})
 }
 
-// transfer sends a snapshot in chunks, each in a call of its own with its own deadline;
-// the last one is answered when it is installed. index is where it stands, 0 if it was
+// transfer sends a snapshot in chunks that fit the link (see flow), each in a call of its
+// own with its own deadline; the last one, which is small, is answered when it is installed. index is where it stands, 0 if it was
 // not taken, current the peer's term.
 func (in *instance) transfer(to fulcrum.NodeID, term uint64) (index, current uint64, err error) {
 	c := in.core
@@ -184,28 +222,59 @@ func (in *instance) transfer(to fulcrum.NodeID, term uint64) (index, current uin
 	buf := make([]byte, chunkBytes)
 	for {
 		n, err := io.ReadFull(data, buf)
-		if ch.last = err == io.EOF || err == io.ErrUnexpectedEOF; err != nil && !ch.last {
+		end := err == io.EOF || err == io.ErrUnexpectedEOF
+		if err != nil && !end {
 			return 0, 0, err
 		}
-		ch.data = buf[:n]
-		sum.Write(ch.data)
-		ch.sum = sum.Sum64()
-		reply, err := in.sendChunk(to, ch)
+		sum.Write(buf[:n])
+		if ch.data = buf[:n]; !end || n > flowLeast {
+			if err := in.sendChunks(to, &ch); err != nil {
+				return 0, 0, fmt.Errorf("at byte %d: %w", ch.offset, err)
+			}
+		}
+		if !end {
+			continue
+		}
+		ch.last, ch.sum = true, sum.Sum64()
+		reply, err := in.sendLastChunk(to, ch)
 		switch {
 		case err != nil:
-			return 0, 0, fmt.Errorf("at byte %d: %w", ch.offset, err)
-		case ch.last && reply.OK:
+			return 0, 0, fmt.Errorf("at the end: %w", err)
+		case reply.OK:
 			return m.Index, reply.Term, nil
-		case ch.last:
-			return 0, reply.Term, nil
 		}
-		ch.offset += uint64(n)
+		return 0, reply.Term, nil
 	}
 }
 
-// sendChunk sends one chunk, the last one again and again while it is being installed,
-// or its answer may have been lost, as long as this replica leads.
-func (in *instance) sendChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, error) {
+// sendChunks sends what ch holds, in as many chunks as the link asks for, and moves ch
+// behind it. One that is lost is sent again, in smaller ones.
+func (in *instance) sendChunks(to fulcrum.NodeID, ch *chunk) error {
+	c := in.core
+	one := *ch
+	for rest, tries := ch.data, 0; len(rest) > 0; {
+		if !in.leads() || in.term() != ch.term {
+			return errStopping
+		}
+		one.data = rest[:min(len(rest), c.flows.of(to).bytes())]
+		begun := time.Now()
+		b, err := in.wait(to, c.appendLimit(), one.encode())
+		if _, err = in.timed(to, begun, len(one.data), b, err); err != nil {
+			if tries++; !in.mayPass(err, tries) {
+				return err
+			}
+			continue
+		}
+		rest, tries = rest[len(one.data):], 0
+		one.offset += uint64(len(one.data))
+	}
+	ch.offset, ch.data = one.offset, nil
+	return nil
+}
+
+// sendLastChunk sends the last chunk, again and again while it is being installed, or its
+// answer may have been lost, as long as this replica leads.
+func (in *instance) sendLastChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, error) {
 	c := in.core
 	end := time.Now().Add(c.tuning.Install)
 	msg := ch.encode()
@@ -215,11 +284,11 @@ func (in *instance) sendChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, erro
 		}
 		b, err := in.wait(to, 2*c.tuning.RPC, msg)
 		if err == nil {
-			c.peers.heard(to)
-			return decodeReply(b)
+			reply, _, err := in.opened(to, b, nil)
+			return reply, err
 		}
 		var e *fulcrum.Error
-		if refused := errors.As(err, &e) && e.Code != fulcrum.CodeUnavailable; !ch.last || refused || time.Now().After(end) {
+		if refused := errors.As(err, &e) && e.Code != fulcrum.CodeUnavailable; refused || time.Now().After(end) {
 			return protocol.Reply{}, err
 		}
 		pause(in.ctx, firstPause)

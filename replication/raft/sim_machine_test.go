@@ -186,7 +186,7 @@ type simRecord struct {
 	snapshots map[uint64]uint64 // where one was taken -> where its configuration stands
 	shown     uint64            // commands that were acknowledged, or seen by a read
 
-	acks, refusals, unknown, reads, restores, lives int
+	acks, refusals, unknown, reads, restores, lives, parts int
 }
 
 type simBallot struct {

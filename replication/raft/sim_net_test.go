@@ -10,6 +10,7 @@ import (
 	"fulcrum"
 	"fulcrum/replication"
 	"fulcrum/replication/raft"
+	"fulcrum/replication/replicationtest"
 )
 
 // dice decides by chance, the same way for the same seed: one for each thing that asks,
@@ -39,6 +40,7 @@ func (d *dice) upTo(t time.Duration) time.Duration {
 type simLink struct {
 	dice dice
 	cut  bool
+	pipe replicationtest.Pipe
 }
 
 // weather is what messages meet with, in percent.
@@ -53,8 +55,8 @@ type fate struct {
 	after       time.Duration
 }
 
-// fateOf draws for a message on its way; lost also where the link is cut.
-func (s *sim) fateOf(from, to int) (f fate) {
+// fateOf draws for a message of size bytes on its way; lost also where the link is cut.
+func (s *sim) fateOf(from, to, size int) (f fate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, w := &s.links[from][to], s.weather
@@ -64,6 +66,7 @@ func (s *sim) fateOf(from, to int) (f fate) {
 	if l.dice.chance(w.late) {
 		f.after = l.dice.upTo(2 * s.tuning.RPC)
 	}
+	f.after += l.pipe.Transit(size)
 	return f
 }
 
@@ -106,7 +109,7 @@ func (p simPeers) Go(to fulcrum.NodeID, msg []byte, timeout time.Duration, done 
 	s.checkSent(l, msg)
 	c := &simCall{done: done}
 	c.timer = time.AfterFunc(timeout, func() { c.end(nil, fmt.Errorf("no answer: %w", context.DeadlineExceeded)) })
-	f := s.fateOf(l.m.at, target.at)
+	f := s.fateOf(l.m.at, target.at, len(msg))
 	if f.lost {
 		return
 	}
@@ -124,7 +127,7 @@ func (s *sim) arrive(c *simCall, from *simLife, to *simMember, msg []byte, limit
 	case s.isCut(from.m.at, to.at):
 		return
 	case there == nil:
-		if !s.fateOf(to.at, from.m.at).lost { // else nobody is there to say so
+		if !s.fateOf(to.at, from.m.at, 0).lost { // else nobody is there to say so
 			c.finish(nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is down", to.id))
 		}
 		return
@@ -152,7 +155,7 @@ func (s *sim) answered(c *simCall, there, back *simLife, msg, b []byte, err erro
 		return
 	}
 	s.checkAnswered(there, back, msg, b, err)
-	f := s.fateOf(there.m.at, back.m.at)
+	f := s.fateOf(there.m.at, back.m.at, len(b))
 	if f.lost {
 		return
 	}
@@ -199,6 +202,11 @@ var (
 // checkSent looks at what leaves a member: who says that it leads a term, does so alone,
 // and a candidate votes for itself.
 func (s *sim) checkSent(l *simLife, msg []byte) {
+	if len(msg) > 0 && msg[0] == raft.MsgPart {
+		s.mu.Lock()
+		s.record.parts++
+		s.mu.Unlock()
+	}
 	if term := raft.LedTerm(msg); term > 0 {
 		s.mu.Lock()
 		old := s.record.leaders[term]

@@ -94,6 +94,7 @@ func newInstanceSim(seed uint64, f simFaults) *sim {
 		s.pad = 200<<10 + d.IntN(200<<10) // one chunk of a snapshot or two
 	}
 	s.tune()
+	s.narrow()
 	for i := range simMost {
 		s.slow = append(s.slow, 100*time.Microsecond+d.upTo(8*time.Millisecond))
 		for j := range simMost {
@@ -112,6 +113,22 @@ func (s *sim) tune() {
 		SnapshotEntries: 1 + uint64(d.IntN(40)), SnapshotBytes: 1 << uint(9+d.IntN(8)), TrailingEntries: 1 + uint64(d.IntN(20)),
 		HoldBytes: 1 << uint(8+d.IntN(8)), MaxAppendEntries: 1 + d.IntN(8), BatchRequests: 1 + d.IntN(4), BatchBytes: 1 << uint(7+d.IntN(6)),
 		Queue: 2 + d.IntN(16), Reads: 2 + d.IntN(16), CacheBytes: 1 << uint(7+d.IntN(5))}
+}
+
+// narrow makes links slow, where a large entry takes longer than a call may, and appends
+// small.
+func (s *sim) narrow() {
+	d := s.diceFor(6)
+	if d.chance(50) {
+		s.tuning.MaxAppendBytes = 1 << uint(9+d.IntN(12))
+	}
+	if !d.chance(30) {
+		return
+	}
+	slow, rate := d.IntN(simMost), 256<<10<<d.IntN(4)
+	for i := range simMost {
+		s.links[i][slow].pipe.Bytes, s.links[slow][i].pipe.Bytes = rate, rate
+	}
 }
 
 func (s *sim) populate() {
@@ -172,6 +189,11 @@ func (s *sim) calm() {
 	s.calmed.Store(true)
 	s.mu.Lock()
 	s.weather = weather{near: time.Millisecond}
+	for i := range s.links {
+		for j := range s.links[i] {
+			s.links[i][j].pipe.Bytes = 0
+		}
+	}
 	s.mu.Unlock()
 	s.heal()
 	for _, m := range s.members {
@@ -423,11 +445,12 @@ func TestSimulation(t *testing.T) {
 		}
 		sum.acks, sum.refusals, sum.unknown = sum.acks+s.record.acks, sum.refusals+s.record.refusals, sum.unknown+s.record.unknown
 		sum.reads, sum.restores, sum.lives = sum.reads+s.record.reads, sum.restores+s.record.restores, sum.lives+s.record.lives
+		sum.parts += s.record.parts
 		virtual += s.lasts
 	}
-	t.Logf("%d seeds, %v in %v: %d writes (%d refused, %d unknown), %d reads, %d lives, %d restores", seeds, virtual.Round(time.Second),
-		time.Since(begun).Round(time.Millisecond), sum.acks, sum.refusals, sum.unknown, sum.reads, sum.lives, sum.restores)
-	if sum.acks < 20*seeds || sum.reads < 5*seeds || sum.restores < seeds {
+	t.Logf("%d seeds, %v in %v: %d writes (%d refused, %d unknown), %d reads, %d lives, %d restores, %d parts of appends", seeds, virtual.Round(time.Second),
+		time.Since(begun).Round(time.Millisecond), sum.acks, sum.refusals, sum.unknown, sum.reads, sum.lives, sum.restores, sum.parts)
+	if sum.acks < 20*seeds || sum.reads < 5*seeds || sum.restores < seeds || sum.parts < seeds {
 		t.Errorf("too little happens for this to mean anything")
 	}
 }

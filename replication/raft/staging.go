@@ -34,7 +34,8 @@ func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*spooled, err
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.data.Write(c.data); err != nil {
+	again := min(t.data.size-int64(c.offset), int64(len(c.data))) // it has come before, or some of it
+	if _, err := t.data.Write(c.data[again:]); err != nil {
 		s.end(from, t)
 		_ = t.data.Close()
 		return nil, spoolError(err)
@@ -86,9 +87,9 @@ func (s *staging) at(from fulcrum.NodeID, c chunk) (*transfer, error) {
 		return nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "the chunk before is still being written")
 	case c.offset == 0 && t == nil && len(s.from) >= 2:
 		return nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "two snapshots are being received already")
-	case c.offset == 0:
+	case c.offset == 0 && (t == nil || t.id != c.transfer):
 		return &transfer{id: c.transfer, data: newSpooled(s.spool)}, nil
-	case t == nil || t.id != c.transfer || t.data.size != int64(c.offset):
+	case t == nil || t.id != c.transfer || t.data.size < int64(c.offset):
 		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot chunk at byte %d does not continue a transfer", c.offset)
 	}
 	return t, nil

@@ -118,7 +118,7 @@ func (s *store) tailFrom() uint64 { return s.last + 1 - uint64(len(s.tail)) }
 
 // entry reads one entry; ok is false if it is not there, or the disk has failed.
 func (s *store) entry(index uint64) (e protocol.Entry, ok bool) {
-	es, ok := s.read(index, 1)
+	es, ok := s.read(index, 1, 0)
 	if !ok {
 		return e, false
 	}
@@ -126,10 +126,13 @@ func (s *store) entry(index uint64) (e protocol.Entry, ok bool) {
 }
 
 // Entries implements protocol.Log.
-func (s *store) Entries(from uint64) ([]protocol.Entry, bool) { return s.read(from, s.bounds.entries) }
+func (s *store) Entries(from uint64, bytes int) ([]protocol.Entry, bool) {
+	return s.read(from, s.bounds.entries, bytes)
+}
 
-// read returns up to most entries from an index on that fit into one message.
-func (s *store) read(from uint64, most int) ([]protocol.Entry, bool) {
+// read returns up to most entries from an index on, of no more than so many bytes, but at
+// least one. No more than those are read from the disk, and the one that is too much.
+func (s *store) read(from uint64, most, bytes int) ([]protocol.Entry, bool) {
 	s.mu.Lock()
 	at, last := s.tailFrom(), s.last
 	if from < s.first || from > last {
@@ -138,36 +141,42 @@ func (s *store) read(from uint64, most int) ([]protocol.Entry, bool) {
 	}
 	if from >= at {
 		defer s.mu.Unlock()
-		return slices.Clone(fitting(s.tail[from-at:], most)), true // drop clears what the caller is still reading
+		return slices.Clone(fitting(s.tail[from-at:], most, bytes)), true // drop clears what the caller is still reading
 	}
 	s.mu.Unlock()
-	es, err := s.fromDisk(from, min(last, from+uint64(most)-1))
+	es, err := s.fromDisk(from, min(last, from+uint64(most)-1), bytes)
 	if err != nil && s.First() <= from { // else it was cut off meanwhile
 		_ = s.broken(fmt.Sprintf("read the log from %d", from), err)
 	}
 	return es, err == nil && !s.failed.Load()
 }
 
-// fitting is as many entries as one message may hold, at least one.
-func fitting(es []protocol.Entry, most int) []protocol.Entry {
+// recordHead is about what a record needs besides its data.
+const recordHead = 32
+
+// readBytesAtOnce is how much is read of the log where all of it is.
+const readBytesAtOnce = 4 << 20
+
+// fitting is as many entries as are to be had at once, at least one.
+func fitting(es []protocol.Entry, most, bytes int) []protocol.Entry {
 	size := 0
 	for i, e := range es {
-		if size += len(e.Data) + 32; i > 0 && (size > maxAppendBytes || i == most) {
+		if size += len(e.Data) + recordHead; i > 0 && (size > bytes || i == most) {
 			return es[:i]
 		}
 	}
 	return es
 }
 
-func (s *store) fromDisk(lo, hi uint64) (es []protocol.Entry, err error) {
+func (s *store) fromDisk(lo, hi uint64, bytes int) (es []protocol.Entry, err error) {
 	size := 0
 	err = s.log.Range(lo, hi, func(index uint64, record []byte) error {
+		if size += len(record) + recordHead; len(es) > 0 && size > bytes {
+			return errEnough
+		}
 		e, err := readRecord(record, index)
 		if err != nil {
 			return err
-		}
-		if size += len(e.Data) + 32; len(es) > 0 && size > maxAppendBytes {
-			return errEnough
 		}
 		es = append(es, e)
 		return nil
@@ -341,7 +350,7 @@ func (s *store) configurations(behind uint64) (confs []protocol.ConfigurationAt)
 		}
 	}
 	for i := max(from, tail); i <= last; {
-		es, ok := s.read(i, 1024)
+		es, ok := s.read(i, 1024, readBytesAtOnce)
 		if !ok {
 			return confs
 		}

@@ -107,7 +107,7 @@ func TestStoreKeepsTheLog(t *testing.T) {
 						t.Fatalf("entry %d = %+v, %v, want %+v", first+uint64(i), e, ok, w)
 					}
 				}
-				if es, ok := s.Entries(first); ok != (len(want) > 0) || ok && (len(es) != min(len(want), 64) || es[0].Index != first) {
+				if es, ok := s.Entries(first, 4<<20); ok != (len(want) > 0) || ok && (len(es) != min(len(want), 64) || es[0].Index != first) {
 					t.Fatalf("%d entries from %d, %v, want %d", len(es), first, ok, len(want))
 				}
 				behind := rapid.Uint64Range(0, last()+1).Draw(t, "behind")
@@ -155,7 +155,7 @@ func TestWhatWasReadStays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newStore(t, replicationtest.NewLog(), 20*65)
 			keep(t, s, commands(1, 20, 1)...)
-			got, ok := s.Entries(1)
+			got, ok := s.Entries(1, 4<<20)
 			if !ok || len(got) != 20 {
 				t.Fatalf("%d entries, %v", len(got), ok)
 			}

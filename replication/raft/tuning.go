@@ -25,6 +25,7 @@ type Tuning struct {
 	Install          time.Duration // how long a replica may take to install a snapshot that it has received; default 2m
 
 	MaxAppendEntries int // entries in one message; default 64
+	MaxAppendBytes   int // and their bytes, less over a link that is slow (see flow); an entry that is larger goes in parts; default 4 MiB, at most 8 MiB
 	BatchRequests    int // requests in one log entry; default 1024
 	BatchBytes       int // bytes in one log entry, unless one request is larger; default 1 MiB
 	Queue            int // requests waiting for the next entry; more are refused; default 8192
@@ -37,6 +38,9 @@ type Tuning struct {
 // maxChangeBytes lets the changes of one log entry, which are never split, fit into one
 // message between nodes.
 const maxChangeBytes = 8 << 20
+
+// maxAppendBytes lets an append, with its head, fit into one message between nodes.
+const maxAppendBytes = 8 << 20
 
 func (t Tuning) withDefaults() Tuning {
 	t.Heartbeat = cmp.Or(t.Heartbeat, time.Second)
@@ -53,6 +57,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.HoldBytes = cmp.Or(t.HoldBytes, 8*t.SnapshotBytes)
 	t.Install = cmp.Or(t.Install, 2*time.Minute)
 	t.MaxAppendEntries = cmp.Or(t.MaxAppendEntries, 64)
+	t.MaxAppendBytes = cmp.Or(t.MaxAppendBytes, 4<<20)
 	t.BatchRequests = cmp.Or(t.BatchRequests, 1024)
 	t.BatchBytes = cmp.Or(t.BatchBytes, 1<<20)
 	t.Queue = cmp.Or(t.Queue, 8192)
@@ -78,6 +83,9 @@ func (t Tuning) Validate() error {
 	}
 	if t.MaxAppendEntries < 1 || t.MaxAppendEntries > 1024 {
 		errs = append(errs, fmt.Errorf("max append entries %d: want 1..1024", t.MaxAppendEntries))
+	}
+	if t.MaxAppendBytes < 1 || t.MaxAppendBytes > maxAppendBytes {
+		errs = append(errs, fmt.Errorf("max append bytes %d: want 1..%d", t.MaxAppendBytes, maxAppendBytes))
 	}
 	if t.BatchRequests < 1 || t.BatchBytes < 1 || t.BatchBytes > maxItemBytes || t.Queue < 1 || t.Reads < 1 || t.CacheBytes < 0 {
 		errs = append(errs, fmt.Errorf("batch %d requests, %d bytes, queue %d, reads %d, cache %d: out of bounds", t.BatchRequests, t.BatchBytes, t.Queue, t.Reads, t.CacheBytes))

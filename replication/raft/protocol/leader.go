@@ -179,11 +179,11 @@ func (r *Raft) replicate(now time.Time) {
 	}
 }
 
-// Fill completes an append of Ready with its entries, after those of Ready are in the
-// log; false: they are gone, and a later tick finds out what the peer needs, or the term
+// Fill completes an append of Ready with its entries, as many as fit into so many bytes
+// but at least one, after those of Ready are in the log; false: they are gone, and a later tick finds out what the peer needs, or the term
 // that m speaks for is over, and the log need not be what m goes on from.
-func (r *Raft) Fill(now time.Time, to fulcrum.NodeID, m *Append) bool {
-	entries, ok := r.log.Entries(m.Prev + 1)
+func (r *Raft) Fill(now time.Time, to fulcrum.NodeID, m *Append, bytes int) bool {
+	entries, ok := r.log.Entries(m.Prev+1, bytes)
 	if !ok || r.role != Leader || m.Term != r.hard.Term {
 		r.Lost(now, to, m.Term)
 		return false
@@ -232,6 +232,15 @@ func (r *Raft) Beaten(now time.Time, from fulcrum.NodeID, term uint64, reply Rep
 	}
 	p.failures, p.retry = 0, time.Time{}
 	r.replicate(now)
+}
+
+// Moving is called when a part of an append has arrived that goes in several messages: it
+// is not lost. That is no answer, and does not count as one: whether the replica is there,
+// and follows, is only in answers to heartbeats and to whole appends.
+func (r *Raft) Moving(now time.Time, to fulcrum.NodeID, m Append) {
+	if p := r.peers[to]; p != nil && r.role == Leader && m.Term == r.hard.Term && p.flying && m.Prev == p.sent {
+		p.left, p.retry = now, now.Add(r.cfg.Retry)
+	}
 }
 
 // answered notes an answer to what was sent in term; nil: it does not matter any more.

@@ -75,7 +75,7 @@ func (p *replica) do() {
 	p.log.entries = append(p.log.entries, rd.Append...)
 	p.sent = rd.Sends
 	for i := range p.sent {
-		if m := p.sent[i].Append; m != nil && !p.r.Fill(p.now, p.sent[i].To, m) {
+		if m := p.sent[i].Append; m != nil && !p.r.Fill(p.now, p.sent[i].To, m, 1) {
 			p.t.Errorf("no entries for %s", p.sent[i].To)
 		}
 	}

@@ -156,6 +156,33 @@ func TestOneAppendUnderWay(t *testing.T) {
 	p.wantSent("b", 4, 1)
 }
 
+// An append that goes in parts is not taken for lost while they arrive; but a replica that
+// only takes parts has not answered, and a leader with no other steps down.
+func TestAnAppendInParts(t *testing.T) {
+	p := boot(t, "a", "abc")
+	p.lead()
+	first := p.wantSent("b", 0, 1)
+	for range 5 {
+		p.beaten("c")
+		p.after(retry - 1)
+		p.wantNothing("b")
+		p.r.Moving(p.now, "b", *first)
+	}
+	p.r.Moving(p.now, "b", protocol.Append{Term: first.Term, Prev: 7}) // another one
+	p.beaten("c")
+	p.after(retry)
+	p.wantSent("b", 0, 1)
+
+	p = boot(t, "a", "abc")
+	p.lead()
+	first = p.wantSent("b", 0, 1)
+	for until := p.now.Add(4 * election); p.is(protocol.Leader); p.tick() {
+		if p.r.Moving(p.now, "b", *first); p.now.After(until) {
+			t.Fatal("a leader that nobody answers leads on")
+		}
+	}
+}
+
 // An answer to an append that was given up does not let a second one go while another
 // is under way.
 func TestLateAnswer(t *testing.T) {
@@ -318,7 +345,7 @@ func TestFillWithoutEntries(t *testing.T) {
 	p.lead()
 	m := *p.first("b")
 	p.log.take(simSnapshot{3, 2, p.log.snap.conf}, 4)
-	if p.r.Fill(p.now, "b", &m) {
+	if p.r.Fill(p.now, "b", &m, 1) {
 		t.Error("filled")
 	}
 	p.pass(100 * time.Millisecond)
@@ -326,7 +353,7 @@ func TestFillWithoutEntries(t *testing.T) {
 
 	old := protocol.Append{Term: 2, Prev: 3, PrevTerm: 2} // of a term that is over
 	p.append("c", protocol.Append{Term: 7, Prev: 3, PrevTerm: 2, Entries: entries(4, 7)})
-	if p.r.Fill(p.now, "b", &old) {
+	if p.r.Fill(p.now, "b", &old, 1) {
 		t.Error("filled with entries of a later term")
 	}
 }

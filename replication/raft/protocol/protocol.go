@@ -87,8 +87,8 @@ type Log interface {
 	// Term is the term of an entry, or of the snapshot's last one; Term(0) is 0.
 	Term(index uint64) (term uint64, ok bool)
 	// Entries returns entries from an index on, at least one and as many as fit into
-	// one message; ok is false if the first is not there (any more).
-	Entries(from uint64) (entries []Entry, ok bool)
+	// one message of so many bytes; ok is false if the first is not there (any more).
+	Entries(from uint64, bytes int) (entries []Entry, ok bool)
 	// Durable is the index up to which all entries that stand in the log are durable.
 	Durable() uint64
 	// Snapshot is the place that the newest snapshot stands for; 0 without one.

@@ -41,7 +41,7 @@ func (l *simLog) Term(index uint64) (uint64, bool) {
 
 func (l *simLog) at(index uint64) protocol.Entry { return l.entries[index-l.base-1] }
 
-func (l *simLog) Entries(from uint64) ([]protocol.Entry, bool) {
+func (l *simLog) Entries(from uint64, _ int) ([]protocol.Entry, bool) {
 	if from <= l.base || from > l.Last() {
 		return nil, false
 	}

@@ -300,7 +300,7 @@ func (s *sim) leave(n *simNode, m protocol.Send) {
 	switch {
 	case m.Append != nil:
 		e.what, e.append = onAppend, *m.Append
-		if !n.r.Fill(s.now, m.To, &e.append) {
+		if !n.r.Fill(s.now, m.To, &e.append, 1) {
 			s.failf("%s: entries behind %d are gone while the append leaves", n.id, e.append.Prev)
 			return
 		}
