@@ -258,7 +258,8 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 			return nil, refusal
 		}
 		select {
-		case <-ctx.Done():
+		case <-ctx.Done(): // err says more than one more try would
+			return nil, n.leaderless(ctx, time.Since(began), err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -269,7 +270,7 @@ func (n *Node) toCatalogLeader(ctx context.Context, req adminRequest) (json.RawM
 func (n *Node) leaderless(ctx context.Context, tried time.Duration, err error) error {
 	if tried >= minorityPatience && ctx.Err() == nil {
 		voters := n.catalogVoters()
-		if reached, need := n.reached(ctx, voters), len(voters)/2+1; reached < need && ctx.Err() == nil {
+		if reached, need := n.reached(ctx, voters), len(voters)/2+1; len(voters) > 0 && reached < need && ctx.Err() == nil {
 			return fulcrum.Errorf(fulcrum.CodeUnavailable, "the catalog cannot be changed from %s, which reaches %d of its %d voters; %d are needed", n.opt.Name, reached, len(voters), need).
 				WithHint("send it to a node on the side of the majority, or bring the others back: fulcrum status shows nodes and faults")
 		}
