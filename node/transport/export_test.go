@@ -2,6 +2,9 @@ package transport
 
 import "fulcrum"
 
+// Version is the one that this node speaks.
+const Version = protocolVersion
+
 // Hello is a dialer's half of the handshake, for tests that speak it themselves.
 func Hello(version byte, cluster string, from, to fulcrum.NodeID) []byte {
 	return appendHello(nil, hello{version: version, cluster: cluster, from: from, to: to})

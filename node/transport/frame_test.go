@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"runtime"
@@ -196,7 +197,7 @@ func TestObjection(t *testing.T) {
 		want string
 	}{
 		{"none to a good one", good, ""},
-		{"a newer version", with(func(h *hello) { h.version = 2 }), "it speaks version 2 of the peer protocol, this node version 1"},
+		{"a newer version", with(func(h *hello) { h.version++ }), fmt.Sprintf("it speaks version %d of the peer protocol, this node version %d", protocolVersion+1, protocolVersion)},
 		{"another cluster", with(func(h *hello) { h.cluster = "c2" }), `n2 belongs to cluster "c2", n1 to cluster "c1"`},
 		{"another node", with(func(h *hello) { h.from = "n3" }), "n3 answered at the address of n2"},
 		{"no name", with(func(h *hello) { h.from = "" }), "it does not say which node it is"},

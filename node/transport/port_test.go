@@ -3,6 +3,7 @@ package transport_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -47,7 +48,7 @@ func (s *syncBuffer) String() string {
 // Whatever a stranger says, its connection is closed in time, the log says why, and
 // the node goes on serving others.
 func TestStrangersAtThePort(t *testing.T) {
-	good := transport.Hello(1, "c1", "x", "b")
+	good := transport.Hello(transport.Version, "c1", "x", "b")
 	tests := []struct {
 		name string
 		says []byte
@@ -57,13 +58,13 @@ func TestStrangersAtThePort(t *testing.T) {
 		{"another protocol", []byte("GET / HTTP/1.1\r\nHost: b\r\n\r\n"), "does not speak fulcrum's peer protocol", 0},
 		{"silence", nil, "timeout", 5 * time.Second},
 		{"half a hello", good[:9], "timeout", 5 * time.Second},
-		{"a hello too long", []byte("FLCp\x01\xff\xffxxxx"), "hello of 65535 bytes", 0},
-		{"a malformed hello", []byte("FLCp\x01\x00\x02\xff\xff"), "malformed hello", 0},
-		{"a newer version", transport.Hello(2, "c1", "x", "b"), "speaks version 2", 0},
-		{"another cluster", transport.Hello(1, "c2", "x", "b"), "belongs to cluster", 0},
-		{"a wrong target", transport.Hello(1, "c1", "x", "y"), "it wants to talk to y, but this is b", 0},
-		{"our own name", transport.Hello(1, "c1", "b", "b"), "two nodes have the same name", 0},
-		{"no name", transport.Hello(1, "c1", "", "b"), "does not say which node", 0},
+		{"a hello too long", []byte("FLCp" + string(rune(transport.Version)) + "\xff\xffxxxx"), "hello of 65535 bytes", 0},
+		{"a malformed hello", []byte("FLCp" + string(rune(transport.Version)) + "\x00\x02\xff\xff"), "malformed hello", 0},
+		{"a newer version", transport.Hello(transport.Version+1, "c1", "x", "b"), fmt.Sprintf("speaks version %d", transport.Version+1), 0},
+		{"another cluster", transport.Hello(transport.Version, "c2", "x", "b"), "belongs to cluster", 0},
+		{"a wrong target", transport.Hello(transport.Version, "c1", "x", "y"), "it wants to talk to y, but this is b", 0},
+		{"our own name", transport.Hello(transport.Version, "c1", "b", "b"), "two nodes have the same name", 0},
+		{"no name", transport.Hello(transport.Version, "c1", "", "b"), "does not say which node", 0},
 		{"garbage after a good hello", append(bytes.Clone(good), "garbage that is no frame"...), "it sent garbage", 0},
 		{"a reply to nobody", append(bytes.Clone(good), transport.ReplyFrame(1)...), "kind 2 has no place in this direction", 0},
 		{"silence after a good hello", good, "", 10*time.Minute + time.Second},
@@ -104,9 +105,9 @@ func TestRefusalIsExplained(t *testing.T) {
 		n := newNetwork(t)
 		n.start("b", nil)
 		c := n.knock("b")
-		go func() { _, _ = c.Write(transport.Hello(2, "c1", "x", "b")) }()
+		go func() { _, _ = c.Write(transport.Hello(transport.Version+1, "c1", "x", "b")) }()
 		all, err := io.ReadAll(c)
-		if err != nil || !strings.Contains(string(all), "it speaks version 2 of the peer protocol, this node version 1") {
+		if err != nil || !strings.Contains(string(all), fmt.Sprintf("it speaks version %d of the peer protocol, this node version %d", transport.Version+1, transport.Version)) {
 			t.Errorf("b said %q, %v", all, err)
 		}
 	})
@@ -121,7 +122,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 			c := n.knock("b")
 			go func() { _, _ = io.Copy(io.Discard, c) }() // ends with c
 			held = append(held, c)
-			_, _ = c.Write(transport.Hello(1, "c1", "x", "b")) // b reads all of it
+			_, _ = c.Write(transport.Hello(transport.Version, "c1", "x", "b")) // b reads all of it
 		}
 		synctest.Wait()
 		extra := n.knock("b")
@@ -171,7 +172,7 @@ func FuzzPort(f *testing.F) {
 			c := n.knock("b")
 			go func() { _, _ = io.Copy(io.Discard, c) }() // ends with c
 			if greets {
-				_, _ = c.Write(transport.Hello(1, "c1", "x", "b"))
+				_, _ = c.Write(transport.Hello(transport.Version, "c1", "x", "b"))
 			}
 			_, _ = c.Write(b) // b may close at any byte
 			_ = c.Close()
