@@ -20,7 +20,7 @@ type adminRequest struct {
 	Do       string
 	Register *catalog.Node        `json:",omitempty"`
 	Outside  bool                 `json:",omitempty"` // register: who asks takes no part in the catalog's group yet
-	Life     string               `json:",omitempty"` // born: the incarnation of who asks
+	Life     string               `json:",omitempty"` // born, lease: the incarnation of who asks
 	Command  []byte               `json:",omitempty"` // propose: a catalog.Command
 	Confirm  bool                 `json:",omitempty"` // propose: only by a leader that a majority knows
 	Group    fulcrum.GroupID      `json:",omitempty"`
@@ -47,7 +47,7 @@ func (n *Node) handleAdmin(ctx context.Context, from fulcrum.NodeID, msg []byte)
 func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest) (any, error) {
 	switch req.Do {
 	case "lease":
-		return n.grantLease(ctx, from)
+		return n.grantLease(ctx, from, req.Life)
 	case "resign":
 		return struct{}{}, n.acceptResignation(ctx, from)
 	case "register":
@@ -312,13 +312,19 @@ func (n *Node) askCatalogLeader(ctx context.Context, leader fulcrum.NodeID, req 
 	return ask[json.RawMessage](ctx, n, leader, req)
 }
 
-// anyInitial picks a node to ask who leads, for one that has not been told yet.
+// anyInitial picks a node to ask who leads, for one that has not been told yet: one that it was
+// started with, else one of its copy of the catalog.
 func (n *Node) anyInitial() fulcrum.NodeID {
 	for _, m := range []map[fulcrum.NodeID]string{n.opt.Join, n.opt.Initial} {
 		for id := range m { // a random one
 			if id != n.opt.Name {
 				return id
 			}
+		}
+	}
+	for id := range n.machine.State().Nodes {
+		if id != n.opt.Name {
+			return id
 		}
 	}
 	return ""

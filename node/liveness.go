@@ -53,9 +53,12 @@ type grant struct {
 func (n *Node) runLease(ctx context.Context) error {
 	tick := time.NewTimer(renewEvery)
 	defer tick.Stop()
-	for {
+	for began := time.Now(); ; {
 		if n.registered() && !n.isDraining() {
 			n.renew(ctx)
+			if err := n.stillMember(ctx, time.Since(began)); err != nil {
+				return err
+			}
 		}
 		tick.Reset(fulcrum.UntilBeat(time.Now(), renewEvery)) // all nodes at once share the leader's rounds
 		select {
@@ -74,11 +77,11 @@ func (n *Node) renew(ctx context.Context) {
 	var err error
 	switch leader, self := n.catalog.Leader(); {
 	case self:
-		g, err = n.grantLease(ctx, n.opt.Name)
+		g, err = n.grantLease(ctx, n.opt.Name, n.store.Identity().Incarnation)
 	case leader == "":
 		return
 	default:
-		g, err = ask[grant](ctx, n, leader, adminRequest{Do: "lease"})
+		g, err = ask[grant](ctx, n, leader, n.leaseRequest())
 	}
 	if err != nil {
 		n.log.Debug("lease not renewed", "err", err)
@@ -91,6 +94,38 @@ func (n *Node) renew(ctx context.Context) {
 	}
 	n.lease.until, n.lease.epoch = sent.Add(leaseTime), g.Epoch
 	n.lease.live, n.lease.asOf = g.Live, time.Now()
+}
+
+func (n *Node) leaseRequest() adminRequest {
+	return adminRequest{Do: "lease", Life: n.store.Identity().Incarnation}
+}
+
+// removalDoubt is how long a node that has started waits for its first lease before it asks
+// everybody whom it may know whether it is in the cluster at all.
+const removalDoubt = 3 * time.Second
+
+// stillMember returns an error when this node was removed from the cluster while it did not run: its
+// copy of the catalog, in which it is a member, is old, and nobody tells it, as the catalog's group sends
+// nothing to who is not in it. It would go on with data that nobody keeps up to date. Only the word of
+// a leader counts that has confirmed that it is one (grantLease). A node that had a lease since it
+// started was there to hear of its removal, and stops when it is told to.
+func (n *Node) stillMember(ctx context.Context, runs time.Duration) error {
+	n.lease.mu.Lock()
+	leased := !n.lease.asOf.IsZero()
+	n.lease.mu.Unlock()
+	if leased || runs < removalDoubt {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewEvery)
+	defer cancel()
+	switch _, err := n.toCatalogLeader(ctx, n.leaseRequest()); {
+	case errors.Is(err, fulcrum.ErrNotFound):
+		return fulcrum.Errorf(fulcrum.CodeNotFound, "node %s was removed from this cluster", n.opt.Name).
+			WithHint("to add it again give it an empty data directory and --join")
+	case errors.Is(err, fulcrum.ErrExists):
+		return err
+	}
+	return nil
 }
 
 // leaseFor is the lease of this node as leader of a shard: it holds only in the
@@ -202,7 +237,7 @@ func (l *liveness) resign(node fulcrum.NodeID) {
 }
 
 // grantLease is the catalog leader's side of a renewal.
-func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID) (grant, error) {
+func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID, incarnation string) (grant, error) {
 	term := n.catalog.Term()
 	if err := n.catalog.Confirm(ctx); err != nil {
 		return grant{}, err
@@ -211,6 +246,10 @@ func (n *Node) grantLease(ctx context.Context, to fulcrum.NodeID) (grant, error)
 	node, ok := st.Nodes[to]
 	if !ok {
 		return grant{}, fulcrum.Errorf(fulcrum.CodeNotFound, "node %s is not in the cluster", to)
+	}
+	if incarnation != node.Incarnation {
+		return grant{}, fulcrum.Errorf(fulcrum.CodeExists, "a node named %s is in the cluster with another data directory", to).
+			WithHint("choose another --name and an empty data directory, or start that one")
 	}
 	n.lives.lead(term)
 	if !n.lives.renewal(to, node.Liveness) {

@@ -56,6 +56,7 @@ func TestNodesByCommand(t *testing.T) {
 	if out := c.must("get", "-k", "cp", "--node", "n4", "00"); out != "v" {
 		t.Errorf("n4 reads %q", out)
 	}
+	n1 := c.node("n1")
 	c.must("node", "remove", "n1")
 	c.reload()
 	for _, n := range c.status("").Nodes {
@@ -70,6 +71,8 @@ func TestNodesByCommand(t *testing.T) {
 		}
 	}
 	c.refused(exitFailed, []string{"n1"}, "node", "kill", "n1")
+	again := []string{"serve", "--name", "n1", "--cluster-id", c.ID, "--data", n1.Dir, "--redis-addr", n1.RedisAddr, "--http-addr", n1.HTTPAddr, "--peer-addr", n1.PeerAddr, "--gossip-addr", n1.GossipAddr}
+	wantServeRefusal(t, exitFailed, []string{"n1 was removed", "empty data directory"}, again)
 }
 
 // Once a cluster is up, every node takes every other for live, whichever is asked; also when
