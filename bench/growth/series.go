@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -164,12 +165,14 @@ func start(ctx context.Context, m *meter) error {
 	if err := m.keyspace(ctx, "much", m.s.maxKeys, sixteen); err != nil {
 		return err
 	}
+	var what string // one line for all turns, though the size changes a little
 	return m.inTurns(func() error {
 		took, size, err := m.restart(ctx)
 		if err != nil {
 			return err
 		}
-		m.plain(fmt.Sprintf("%s keys, %.1f GiB on disk", figures.Thousands(float64(m.s.maxKeys)), size), "seconds until ready", took, readyAfter)
+		what = cmp.Or(what, fmt.Sprintf("%s keys, %.1f GiB on disk", figures.Thousands(float64(m.s.maxKeys)), size))
+		m.plain(what, "seconds until ready", took, readyAfter)
 		return nil
 	})
 }
