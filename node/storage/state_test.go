@@ -481,7 +481,11 @@ func TestDamagedValueIsRefused(t *testing.T) {
 	if e, err := st.Get([]byte("pear")); err != nil || string(e.Value) != "fine" {
 		t.Errorf("the other key: %+v, %v", e, err)
 	}
-	<-s.Spoilt()
+	select {
+	case <-s.Spoilt():
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody noticed that the file is damaged")
+	}
 	must(t, st.Apply(2, []fulcrum.Entry{entry("pear", "newer", 2)}, nil))
 	if err := st.Flush(t.Context()); !errors.Is(err, ErrDamaged) {
 		t.Errorf("the damaged file was written to: %v", err)
