@@ -39,6 +39,10 @@ func TestQuickSuite(t *testing.T) {
 	if !t.Failed() {
 		_ = os.RemoveAll(store)
 	}
+	var m runtime.MemStats
+	if runtime.ReadMemStats(&m); m.HeapSys > 2*jepsen.SuiteMemory {
+		t.Errorf("the heap has grown to %d MiB", m.HeapSys>>20)
+	}
 	if hours := per.Hours() * float64(len(sum.Cases)); sum.VirtualHours < hours*0.9 {
 		t.Errorf("%.1f virtual hours: want about %.1f", sum.VirtualHours, hours)
 	}
