@@ -20,6 +20,7 @@ type adminRequest struct {
 	Do       string
 	Register *catalog.Node        `json:",omitempty"`
 	Outside  bool                 `json:",omitempty"` // register: who asks takes no part in the catalog's group yet
+	Passed   bool                 `json:",omitempty"` // register: by one that does not lead
 	Life     string               `json:",omitempty"` // born, lease: the incarnation of who asks
 	Command  []byte               `json:",omitempty"` // propose: a catalog.Command
 	Confirm  bool                 `json:",omitempty"` // propose: only by a leader that a majority knows
@@ -54,7 +55,11 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 		if req.Register == nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "register without a node")
 		}
-		return struct{}{}, n.takeIn(ctx, *req.Register, req.Outside)
+		err := n.takeIn(ctx, *req.Register, req.Outside)
+		if errors.Is(err, fulcrum.ErrNotLeader) && !req.Passed {
+			err = n.passOn(ctx, req, err)
+		}
+		return struct{}{}, err
 	case "propose":
 		if req.Confirm {
 			if err := n.catalog.Confirm(ctx); err != nil {
@@ -159,6 +164,18 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node, outside bool) erro
 		return n.catalog.AddNonvoter(ctx, node.Name)
 	}
 	return nil
+}
+
+// passOn gives a registration to the catalog's leader: a newcomer may know the address of this
+// node only. notLeader is what there is to say without one.
+func (n *Node) passOn(ctx context.Context, req adminRequest, notLeader error) error {
+	leader, self := n.catalog.Leader()
+	if self || leader == "" {
+		return notLeader
+	}
+	req.Passed = true
+	_, err := n.askCatalogLeader(ctx, leader, req)
+	return err
 }
 
 // inCatalog reports whether a node is a member of the catalog's group.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -71,8 +72,28 @@ func TestNodesByCommand(t *testing.T) {
 		}
 	}
 	c.refused(exitFailed, []string{"n1"}, "node", "kill", "n1")
-	again := []string{"serve", "--name", "n1", "--cluster-id", c.ID, "--data", n1.Dir, "--redis-addr", n1.RedisAddr, "--http-addr", n1.HTTPAddr, "--peer-addr", n1.PeerAddr, "--gossip-addr", n1.GossipAddr}
-	wantServeRefusal(t, exitFailed, []string{"n1 was removed", "empty data directory"}, again)
+	again := func(dir string, more ...string) []string {
+		return append([]string{"serve", "--name", "n1", "--cluster-id", c.ID, "--data", dir, "--redis-addr", n1.RedisAddr, "--http-addr", n1.HTTPAddr, "--peer-addr", n1.PeerAddr, "--gossip-addr", n1.GossipAddr}, more...)
+	}
+	wantServeRefusal(t, exitFailed, []string{"n1 was removed", "empty data directory"}, again(n1.Dir))
+	seed := c.Names()[0] // one is enough, also if it does not lead
+	if seed == c.status("").CatalogLeader {
+		seed = c.Names()[1]
+	}
+	fresh := serveWith(t, again(filepath.Join(t.TempDir(), "n1"), "--join", fmt.Sprintf("%s=%s", seed, c.node(seed).PeerAddr))...)
+	eventually(t, 30*time.Second, "a new n1 is in the cluster", func() error {
+		for _, n := range c.status("n2").Nodes {
+			if n.Name == "n1" && n.Live {
+				return nil
+			}
+		}
+		return errors.New("it is not live")
+	})
+	if err := fresh.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-fresh.ended
+	wantServeRefusal(t, exitFailed, []string{"another data directory"}, again(n1.Dir))
 }
 
 // Once a cluster is up, every node takes every other for live, whichever is asked; also when
