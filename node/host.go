@@ -44,6 +44,7 @@ type host struct {
 	// Guarded by mu: what replicas in mode raft remember of their changes, for watches,
 	// from one epoch to the next.
 	changes map[fulcrum.GroupID]*raft.Changes
+	rounds  *raft.Rounds               // of all groups in mode raft
 	waits   map[fulcrum.GroupID]string // guarded by mu: what damaged replicas were last said to wait for
 }
 
@@ -69,7 +70,8 @@ const syncEvery = time.Second
 
 func newHost(n *Node) *host {
 	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1), changes: map[fulcrum.GroupID]*raft.Changes{},
-		waits: map[fulcrum.GroupID]string{}}
+		rounds: raft.NewRounds(),
+		waits:  map[fulcrum.GroupID]string{}}
 }
 
 // changesOf returns what a group remembers of its changes; it is forgotten when the group
@@ -490,7 +492,7 @@ func (h *host) open(ks *catalog.Keyspace, sh *catalog.Shard, rec record) (replic
 	changes := h.changesOf(sh.Group, rec.Mode)
 	switch rec.Mode {
 	case consistency.Raft:
-		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name, Changes: changes})
+		return raft.Open(env, raft.Options{Campaign: rec.Based && firstBased(sh) == n.opt.Name, Changes: changes, Rounds: h.rounds})
 	case consistency.Quorum:
 		return quorum.Open(env, quorum.Options{FreshFor: freshContact})
 	case consistency.LeaderFollower:

@@ -2,7 +2,9 @@ package raft
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -87,10 +89,10 @@ func (c *core) confirmRound(ctx context.Context, lease bool) (confirmation, erro
 }
 
 // join waits for a round that begins from now on.
-func (c *core) join(ctx context.Context, queue chan *waiter, lease bool, late string) (confirmation, error) {
+func (c *core) join(ctx context.Context, reads *queue[*waiter], lease bool, late string) (confirmation, error) {
 	done := make(chan confirmation, 1)
 	w := &waiter{lease: lease, tell: func(r confirmation) { done <- r }}
-	if err := c.enter(queue, w); err != nil {
+	if err := c.enter(reads, w); err != nil {
 		return confirmation{}, err
 	}
 	select {
@@ -103,16 +105,12 @@ func (c *core) join(ctx context.Context, queue chan *waiter, lease bool, late st
 }
 
 // enter makes w wait for a round that begins from now on.
-func (c *core) enter(queue chan *waiter, w *waiter) error {
-	select {
-	case queue <- w:
-	default:
-		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d reads are waiting already", cap(queue))
+func (c *core) enter(reads *queue[*waiter], w *waiter) error {
+	err := reads.enter(w)
+	if errors.Is(err, errStopping) {
+		return unavailable(c.env.Node, "this replica is stopping")
 	}
-	if c.stopping.Load() {
-		c.close() // run may have drained the queue before we entered it
-	}
-	return nil
+	return err
 }
 
 // reflect waits until the machine of a leader has applied index.
@@ -133,67 +131,6 @@ func (c *core) reflect(ctx context.Context, index uint64) error {
 	}
 }
 
-// shareRounds runs one round after the other while reads wait in queue.
-func (c *core) shareRounds(ctx context.Context, queue chan *waiter, round func(ctx context.Context, lease bool) (confirmation, bool)) {
-	var waiting []*waiter
-	var pace pace
-	for {
-		if len(waiting) == 0 {
-			select {
-			case w := <-queue:
-				waiting = append(waiting, w)
-			case <-ctx.Done():
-				return
-			}
-		}
-		waiting = company(ctx, queue, arrived(queue, waiting), pace.wait())
-		begun := time.Now()
-		r, again := round(ctx, slices.ContainsFunc(waiting, func(w *waiter) bool { return w.lease }))
-		if again && ctx.Err() == nil {
-			waiting = stillWaiting(waiting)
-			continue
-		}
-		pace = paceAfter(len(waiting)+len(queue), time.Since(begun), roundPace)
-		for _, w := range waiting {
-			w.tell(r)
-		}
-		clear(waiting)
-		waiting = waiting[:0]
-	}
-}
-
-// company waits a moment for more reads, as entries do for more writes: see pace.
-func company(ctx context.Context, queue chan *waiter, ws []*waiter, p pace) []*waiter {
-	if len(ws) >= p.requests {
-		return ws
-	}
-	patience := time.NewTimer(p.most)
-	defer patience.Stop()
-	for len(ws) < p.requests {
-		select {
-		case w := <-queue:
-			ws = append(ws, w)
-		case <-patience.C:
-			return ws
-		case <-ctx.Done():
-			return ws
-		}
-	}
-	return ws
-}
-
-// arrived adds the reads that came in meanwhile: the next round is for them, too.
-func arrived(queue chan *waiter, ws []*waiter) []*waiter {
-	for {
-		select {
-		case w := <-queue:
-			ws = append(ws, w)
-		default:
-			return ws
-		}
-	}
-}
-
 func stillWaiting(ws []*waiter) []*waiter {
 	kept := ws[:0]
 	for _, w := range ws {
@@ -205,83 +142,151 @@ func stillWaiting(ws []*waiter) []*waiter {
 	return kept
 }
 
-// round runs one round; again says that it proved nothing either way.
-func (c *core) round(ctx context.Context, in *instance, lease bool) (r confirmation, again bool) {
-	stopped := confirmation{err: unavailable(c.env.Node, "this replica is stopping")}
-	term := in.term()
-	if _, self := c.leading(in); !self {
-		return confirmation{err: c.notLeader("not the leader any more")}, false
+// beginRound begins a round for those that wait for one now. It does not block.
+func (c *core) beginRound(ws []*waiter) {
+	in := c.instance.Load()
+	if in == nil {
+		c.endRound(confirmation{err: c.notLeader("this replica is not running")})
+		return
 	}
-	if err := c.barrier(in, term); err != nil || in.term() != term {
-		if ctx.Err() != nil {
-			return stopped, false
-		}
-		return confirmation{err: c.notLeader("not the leader any more")}, false
-	}
-	// Before the commit index is read and the first question leaves: see proofs, lease.go.
-	r = confirmation{term: term, leader: c.env.Node, at: time.Now()}
-	r.commit.index = in.commit.Load()
-	r.index, r.commit.term = c.readIndex(r.commit.index)
+	lease := slices.ContainsFunc(ws, func(w *waiter) bool { return w.lease })
 	v := in.view.Load()
-	voters := v.conf.Voters()
-	r.need = len(voters)/2 + 1
-	asking := c.newQuestion(term, lease)
-	promised := c.askVoters(ctx, in, voters, asking, &r)
-	if c.silent() { // what was read from the log may be wrong
-		return stopped, false
+	if _, self := c.leading(in); !self || v.Role != protocol.Leader {
+		c.endRound(confirmation{err: c.notLeader("not the leader any more")})
+		return
 	}
-	if r.acks >= r.need {
-		c.leases.take(in, asking, v.confIndex, r.at, promised)
-		c.proofs.add(r)
-		return r, false
+	if in.applied.Load() >= v.first {
+		c.conduct(in, v.Term, lease)
+		return
 	}
-	if _, self := c.leading(in); in.term() != term || !self {
-		return confirmation{err: c.notLeader("not the leader any more")}, false
+	ok := in.spawn(func() {
+		switch err := c.barrier(in, v.Term); {
+		case err == nil:
+			c.conduct(in, v.Term, lease)
+		case c.stopping.Load() || in.ctx.Err() != nil:
+			c.endRound(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
+		default:
+			c.endRound(confirmation{err: c.notLeader("not the leader any more")})
+		}
+	})
+	if !ok {
+		c.endRound(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
 	}
-	pause(ctx, 10*time.Millisecond)
-	return stopped, true
 }
 
-// askVoters counts in r.acks those that say that the term is still the question's,
-// until they are a majority or cannot be. promised is the shortest promise that any
-// of those counted gave. An answer that comes later is heard by nobody.
-func (c *core) askVoters(ctx context.Context, in *instance, voters []fulcrum.NodeID, q question, r *confirmation) (promised time.Duration) {
-	type reply struct {
-		is       bool
-		promised time.Duration
+// endRound tells those of the round what came of it.
+func (c *core) endRound(r confirmation) {
+	c.leases.renewing.Store(false)
+	tellAll(c.reads, r)
+}
+
+func tellAll(reads *queue[*waiter], r confirmation) {
+	for _, w := range reads.ended() {
+		w.tell(r)
 	}
+	reads.over(nil)
+}
+
+// tryAgain begins another round, a little later, for those who still wait: this one proved
+// nothing either way.
+func (c *core) tryAgain() {
+	c.leases.renewing.Store(false)
+	time.AfterFunc(roundAgain, func() { c.reads.over(stillWaiting(c.reads.ended())) })
+}
+
+const roundAgain = 10 * time.Millisecond
+
+// conduct is a round of a leader that has passed its barrier in term.
+func (c *core) conduct(in *instance, term uint64, lease bool) {
+	if in.term() != term {
+		c.endRound(confirmation{err: c.notLeader("not the leader any more")})
+		return
+	}
+	// Before the commit index is read and the first question leaves: see proofs, lease.go.
+	t := &tally{core: c, in: in, question: c.newQuestion(term, lease),
+		r: confirmation{term: term, leader: c.env.Node, at: time.Now()}}
+	t.r.commit.index = in.commit.Load()
+	t.r.index, t.r.commit.term = c.readIndex(t.r.commit.index)
+	v := in.view.Load()
+	voters := v.conf.Voters()
+	t.r.need, t.confIndex, t.promised = len(voters)/2+1, v.confIndex, t.question.lease
+	t.ask(voters)
+}
+
+// tally counts the voters that say that the term is still the question's, until they are a
+// majority or cannot be. An answer that comes later is heard by nobody.
+type tally struct {
+	core      *core
+	in        *instance
+	question  question
+	confIndex uint64
+
+	mu       sync.Mutex // protects what follows until it is over
+	r        confirmation
+	left     int           // were asked, and have not answered
+	own      bool          // this replica has said its word
+	promised time.Duration // the shortest promise of those counted
+	over     bool
+}
+
+func (t *tally) ask(voters []fulcrum.NodeID) {
+	c := t.core
 	if mutant.On("non-voter-counted") {
-		voters = append(in.others(), c.env.Node) // mutant: asks those too whose word says nothing
+		voters = append(t.in.others(), c.env.Node) // mutant: asks those too whose word says nothing
 	}
-	answers := make(chan reply, len(voters)) // who answers never waits
-	asked := 0
-	msg := q.encode()
+	var others []fulcrum.NodeID
 	for _, id := range voters {
-		if id == c.env.Node {
-			continue
+		if id != c.env.Node {
+			others = append(others, id)
 		}
-		asked++
-		in.call(id, c.tuning.RPC, msg, func(b []byte, err error) {
-			is, promised := c.asked(id, q, b, err)
-			answers <- reply{is, promised}
+	}
+	t.left = len(others)
+	msg := t.question.encode()
+	for _, id := range others {
+		t.in.call(id, c.tuning.RPC, msg, func(b []byte, err error) {
+			is, promised := c.asked(id, t.question, b, err)
+			t.count(is, promised, 1)
 		})
 	}
-	if asked < len(voters) && in.term() == q.term && !c.silent() {
-		r.acks++
+	t.count(len(others) < len(voters) && t.in.term() == t.question.term && !c.silent(), t.question.lease, 0)
+}
+
+// count takes in the word of one voter, of which answered (0 or 1) were waited for.
+func (t *tally) count(is bool, promised time.Duration, answered int) {
+	t.mu.Lock()
+	t.left -= answered
+	if is && !t.over {
+		t.r.acks++
+		t.promised = min(t.promised, promised)
 	}
-	promised = q.lease
-	for ; asked > 0 && r.acks < r.need && r.acks+asked >= r.need; asked-- {
-		select {
-		case a := <-answers:
-			if a.is {
-				r.acks++
-				promised = min(promised, a.promised)
-			}
-		case <-ctx.Done():
-			return 0
-		}
+	// The word of this replica comes last: before, nothing is said to be impossible.
+	t.own = t.own || answered == 0
+	decided := !t.over && (t.r.acks >= t.r.need || t.own && t.r.acks+t.left < t.r.need)
+	t.over = t.over || decided
+	t.mu.Unlock()
+	if decided {
+		t.decide()
 	}
-	return promised
+}
+
+// decide ends the round. Nobody else looks at the tally any more.
+func (t *tally) decide() {
+	c := t.core
+	switch {
+	case c.silent(): // what was read from the log may be wrong
+		c.endRound(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
+		return
+	case t.r.acks >= t.r.need:
+		c.leases.take(t.in, t.question, t.confIndex, t.r.at, t.promised)
+		c.proofs.add(t.r)
+		c.endRound(t.r)
+		return
+	}
+	if _, self := c.leading(t.in); t.in.term() != t.question.term || !self {
+		c.endRound(confirmation{err: c.notLeader("not the leader any more")})
+		return
+	}
+	c.tryAgain()
 }
 
 // pause waits for d or for the end of ctx.

@@ -37,10 +37,10 @@ type core struct {
 	campaigns bool                             // see Options.Campaign
 	expire    func(context.Context, *instance) // nil: nothing expires
 
-	failed chan error    // the first error of the disk
-	queue  chan *request // proposals
-	reads  chan *waiter  // reads that wait for this leader's next round
-	asks   chan *waiter  // reads that wait for the next question to the leader
+	failed chan error      // the first error of the disk
+	queue  chan *request   // proposals
+	reads  *queue[*waiter] // reads that wait for this leader's next round
+	asks   *queue[*waiter] // reads that wait for the next question to the leader
 
 	nonces      atomic.Uint64 // numbers the questions of this life
 	lastCommand atomic.Pointer[command]
@@ -74,7 +74,7 @@ func (r *role) set(look func() (leader fulcrum.NodeID, self bool)) (changed, lea
 	return changed, leads
 }
 
-func openCore(env replication.Env, t Tuning) (*core, error) {
+func openCore(env replication.Env, t Tuning, rounds *Rounds) (*core, error) {
 	if err := t.Validate(); err != nil {
 		return nil, fulcrum.AsError(fmt.Errorf("raft tuning: %w", err))
 	}
@@ -86,8 +86,12 @@ func openCore(env replication.Env, t Tuning) (*core, error) {
 		env.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &core{env: env, tuning: t, failed: make(chan error, 1),
-		queue: make(chan *request, t.Queue), reads: make(chan *waiter, t.Reads), asks: make(chan *waiter, t.Reads),
-		turn: make(chan struct{}, 1)}
+		queue: make(chan *request, t.Queue), turn: make(chan struct{}, 1)}
+	c.reads = newQueue(rounds, t.Reads, func() lineKey { return lineKey{kind: confirmations} }, c.beginRound)
+	c.asks = newQueue(rounds, t.Reads, func() lineKey {
+		leader, _ := c.leader()
+		return lineKey{questions, leader}
+	}, c.beginQuestion)
 	c.turn <- struct{}{}
 	c.transfers.Store(uint64(time.Now().UnixNano()))
 	c.staging = staging{spool: env.Spool, from: map[fulcrum.NodeID]*transfer{}}
@@ -199,8 +203,6 @@ func (c *core) live(ctx context.Context, in *instance) (err error) {
 	in.greet()
 	var wg sync.WaitGroup
 	wg.Go(func() { c.propose(inner, in) })
-	wg.Go(func() { c.confirmLoop(inner, in) })
-	wg.Go(func() { c.askLoop(inner, in) })
 	wg.Go(func() { c.watch(inner, in) })
 	wg.Go(func() { c.maintain(inner, in) })
 	if c.expire != nil {
@@ -251,14 +253,15 @@ func (c *core) diskError(err error) error {
 // close answers whoever still waits.
 func (c *core) close() {
 	c.stopping.Store(true)
+	for _, reads := range []*queue[*waiter]{c.reads, c.asks} {
+		for _, w := range reads.close() {
+			w.tell(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
+		}
+	}
 	for {
 		select {
 		case q := <-c.queue:
 			q.answer(nil, unavailable(c.env.Node, "this replica is stopping"))
-		case w := <-c.reads:
-			w.tell(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
-		case w := <-c.asks:
-			w.tell(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
 		default:
 			return
 		}

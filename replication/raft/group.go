@@ -19,6 +19,8 @@ type Options struct {
 	Campaign bool
 	// Changes outlives the group, for watches; nil: the group has one of its own.
 	Changes *Changes
+	// Rounds is shared by all groups of a node; nil: this one shares none.
+	Rounds *Rounds
 }
 
 // Group is one shard's replica in Raft mode. See replication.Group for its methods.
@@ -47,7 +49,10 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if env.MaxValue == 0 {
 		env.MaxValue = fulcrum.DefaultMaxValue
 	}
-	c, err := openCore(env, opt.Tuning)
+	if opt.Rounds == nil {
+		opt.Rounds = NewRounds()
+	}
+	c, err := openCore(env, opt.Tuning, opt.Rounds)
 	if err != nil {
 		return nil, err
 	}

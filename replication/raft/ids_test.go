@@ -278,7 +278,7 @@ func TestIDsOfTheEpochBefore(t *testing.T) {
 					t.Fatal(err)
 				}
 				env := replication.Env{Node: "n", Epoch: e, Based: based, State: st, MaxValue: 100, Log: replicationtest.NewLog()}
-				c, err := openCore(env, Tuning{})
+				c, err := openCore(env, Tuning{}, NewRounds())
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -19,7 +19,7 @@ func (still) Restore([]byte) error     { return nil }
 
 func newInstance(t *testing.T, entries ...protocol.Entry) *instance {
 	t.Helper()
-	c, err := openCore(replication.Env{Node: "a", Log: replicationtest.NewLog()}, Tuning{})
+	c, err := openCore(replication.Env{Node: "a", Log: replicationtest.NewLog()}, Tuning{}, NewRounds())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 
 func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper {
 	env := replication.Env{Node: "n", Epoch: 3, State: st, MaxValue: 100, Log: replicationtest.NewLog()}
-	c, err := openCore(env, Tuning{})
+	c, err := openCore(env, Tuning{}, NewRounds())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,9 +135,7 @@ func (l *lease) renew(c *core) {
 	}
 	w := &waiter{lease: true, tell: func(confirmation) {}}
 	w.gone.Store(true) // nobody waits: it is not tried again
-	select {
-	case c.reads <- w:
-	default:
+	if c.reads.enter(w) != nil {
 		c.leases.renewing.Store(false)
 	}
 }

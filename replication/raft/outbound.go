@@ -23,11 +23,14 @@ func (in *instance) call(to fulcrum.NodeID, limit time.Duration, msg []byte, don
 		return
 	}
 	msg = bytes.Clone(msg)
-	in.life.Go(func() {
+	begun := in.spawn(func() {
 		ctx, cancel := context.WithTimeout(in.ctx, limit)
 		defer cancel()
 		done(in.core.env.Peers.Call(ctx, to, msg))
 	})
+	if !begun {
+		done(nil, errStopping)
+	}
 }
 
 // wait is call for those who may wait.

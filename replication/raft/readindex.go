@@ -56,40 +56,37 @@ func (u *unheard) is(id fulcrum.NodeID) bool {
 	return u.id == id && time.Now().Before(u.until)
 }
 
-// confirmLoop runs the rounds of a leader.
-func (c *core) confirmLoop(ctx context.Context, in *instance) {
-	c.shareRounds(ctx, c.reads, func(ctx context.Context, lease bool) (confirmation, bool) {
-		defer c.leases.renewing.Store(false)
-		return c.round(ctx, in, lease)
-	})
-}
-
-// askLoop asks the leader, for all reads that wait at the time.
-func (c *core) askLoop(ctx context.Context, in *instance) {
-	c.shareRounds(ctx, c.asks, func(ctx context.Context, _ bool) (confirmation, bool) {
-		r := c.askLeader(ctx, in)
+// beginQuestion asks the leader, for those that wait now. It does not block.
+func (c *core) beginQuestion([]*waiter) {
+	in := c.instance.Load()
+	leader, self := c.leader()
+	var wrong string
+	switch {
+	case in == nil:
+		wrong = "this replica is not running"
+	case self || leader == "":
+		wrong = "no other replica is known to lead"
+	case c.unheard.is(leader):
+		wrong = "the leader did not answer just now"
+	}
+	if wrong != "" {
+		tellAll(c.asks, confirmation{err: c.notLeader(wrong)})
+		return
+	}
+	nonce := c.nonces.Add(1)
+	at := time.Now() // before the question leaves
+	in.call(leader, c.tuning.askPatience(), uvarints([]byte{msgReadIndex}, nonce, in.term()), func(b []byte, err error) {
+		r := c.answered(leader, nonce, at, b, err)
 		if r.err == nil {
 			c.proofs.add(r)
 			c.learn(in, r)
 		}
-		return r, false
+		tellAll(c.asks, r)
 	})
 }
 
-// askLeader asks once.
-func (c *core) askLeader(ctx context.Context, in *instance) confirmation {
-	leader, self := c.leader()
-	if self || leader == "" {
-		return confirmation{err: c.notLeader("no other replica is known to lead")}
-	}
-	if c.unheard.is(leader) {
-		return confirmation{err: c.notLeader("the leader did not answer just now")}
-	}
-	callCtx, cancel := context.WithTimeout(ctx, c.tuning.askPatience())
-	defer cancel()
-	nonce := c.nonces.Add(1)
-	at := time.Now() // before the question leaves
-	b, err := c.env.Peers.Call(callCtx, leader, uvarints([]byte{msgReadIndex}, nonce, in.term()))
+// answered reads the leader's answer to a question.
+func (c *core) answered(leader fulcrum.NodeID, nonce uint64, at time.Time, b []byte, err error) confirmation {
 	if err != nil {
 		return confirmation{err: c.unconfirmed(leader, err)}
 	}

@@ -52,7 +52,7 @@ type Replica struct{ core *core }
 func OpenReplica(o ReplicaOptions) (*Replica, error) {
 	env := o.Env
 	env.Clock = nil // commands carry no stamp
-	c, err := openCore(env, o.Tuning)
+	c, err := openCore(env, o.Tuning, NewRounds())
 	if err != nil {
 		return nil, err
 	}

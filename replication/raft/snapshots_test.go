@@ -91,7 +91,7 @@ func TestReconcile(t *testing.T) {
 			if err := log.Reset(2); err != nil {
 				t.Fatal(err)
 			}
-			c, err := openCore(replication.Env{Node: "n", Log: log}, Tuning{})
+			c, err := openCore(replication.Env{Node: "n", Log: log}, Tuning{}, NewRounds())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -226,7 +226,7 @@ func TestInstallRefusesASpoolThatWasDamaged(t *testing.T) {
 
 // A log is not cut where a peer will go on, but neither for ever nor without bound.
 func TestHoldsOfTheLog(t *testing.T) {
-	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{HoldBytes: 1 << 20})
+	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{HoldBytes: 1 << 20}, NewRounds())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestHoldsOfTheLog(t *testing.T) {
 
 // However often a snapshot is sent to a peer that does not take it, nothing is left of that.
 func TestHoldsEndWithTheirTransfers(t *testing.T) {
-	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{})
+	c, err := openCore(replication.Env{Node: "n", Log: replicationtest.NewLog()}, Tuning{}, NewRounds())
 	if err != nil {
 		t.Fatal(err)
 	}
