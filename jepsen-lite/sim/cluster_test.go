@@ -131,6 +131,12 @@ func (w *writer) run(ctx context.Context, c *sim.Cluster, call api.Call, prefix 
 	}
 }
 
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.acked)
+}
+
 // writers runs n clients in each keyspace until stop is called, which waits for them.
 func writers(c *sim.Cluster, n int, pause time.Duration, keyspaces ...string) (w map[string]*writer, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())

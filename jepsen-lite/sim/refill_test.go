@@ -43,18 +43,30 @@ func TestReplicasComeBackWithNewNodes(t *testing.T) {
 		}
 		awaitPlaced(t, c, want)
 		time.Sleep(time.Second)
+		awaitAcked(t, w, 100)
 		stop()
 		if err := c.Kill("n2"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
 		for name := range want {
-			if len(w[name].acked) < 100 {
-				t.Errorf("%s: only %d writes were acknowledged", name, len(w[name].acked))
-			}
 			wantAll(t, c, "n3", name, w[name].acked)
 		}
 	})
+}
+
+// awaitAcked waits until so many writes of each keyspace were acknowledged.
+func awaitAcked(t *testing.T, ws map[string]*writer, least int) {
+	t.Helper()
+	until := time.Now().Add(time.Minute)
+	for name, w := range ws {
+		for w.count() < least {
+			if time.Now().After(until) {
+				t.Fatalf("%s: only %d writes were acknowledged", name, w.count())
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
 }
 
 // removed takes a node out of the cluster, and its disk from it.
