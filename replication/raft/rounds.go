@@ -41,15 +41,16 @@ const (
 // who were in the line when a round of it ended last (see pace), or when the first of them
 // has waited for as long as is worth it: while others are under way for as long as a round
 // takes, so that waves that have come apart find together again, and then for those who
-// are answered and come back. So a group whose round takes long, or never ends, holds up
-// the others no longer than that, which is bounded. Who comes alone does not wait.
+// are answered and come back. A group whose round is not over by then is late: nobody waits
+// for it any more. So one that hangs holds up the others once, for a bounded time. Who
+// comes alone does not wait.
 type line struct {
 	rounds *Rounds
 
 	ready   []rider // that something waits for, and none of whose rounds is under way
 	waiting int     // requests, in those
-	running int     // rounds
-	present int     // requests that wait, or are in a round, or away
+	running []rider // whose rounds are under way, but for those that are late
+	present int     // requests that wait, or are in a round, or away; not those of who is late
 	away    int     // that were answered since the last wave began, and may come back
 	pace    pace
 	timer   *time.Timer
@@ -60,8 +61,9 @@ type line struct {
 
 // rider is a queue of whatever kind.
 type rider interface {
-	take()  // under mu: what waits is what the next round serves
-	begin() // without mu
+	take()       // under mu: what waits is what the next round serves
+	begin()      // without mu
+	isLate() int // under mu: how many it has, who count no more
 }
 
 // at returns a line. It needs mu.
@@ -78,7 +80,13 @@ func (r *Rounds) at(key lineKey) *line {
 
 func (l *line) ring() {
 	l.rounds.mu.Lock()
-	l.armed, l.ripe = false, len(l.ready) > 0
+	if l.armed { // else a wave has begun meanwhile
+		l.armed, l.ripe = false, true
+		for _, q := range l.running {
+			l.present -= q.isLate()
+		}
+		l.running = nil
+	}
 	l.rounds.mu.Unlock()
 	l.run()
 }
@@ -96,7 +104,7 @@ func (l *line) run() {
 	for l.due() {
 		wave := l.ready
 		l.ready = nil
-		l.running += len(wave)
+		l.running = append(l.running, wave...)
 		l.present -= l.away
 		l.away, l.waiting, l.ripe = 0, 0, false
 		for _, q := range wave {
@@ -133,7 +141,7 @@ func (l *line) due() bool {
 
 // patience is how long those who wait now wait for others.
 func (l *line) patience(p pace) time.Duration {
-	if l.running > 0 {
+	if len(l.running) > 0 {
 		return 2 * p.most
 	}
 	return p.most
@@ -148,6 +156,7 @@ type queue[T any] struct {
 
 	line    *line // where it is ready, or its round is under way; nil: nothing waits
 	running bool
+	late    bool
 	begun   time.Time // the round that is under way, of so many
 	served  int
 	waiting []T
@@ -179,8 +188,12 @@ func (q *queue[T]) enter(item T) error {
 	} else if !q.running {
 		l.waiting++
 	}
-	if l.present++; l.away > 0 {
-		l.present, l.away = l.present-1, l.away-1
+	switch {
+	case q.late:
+	case l.away > 0:
+		l.away--
+	default:
+		l.present++
 	}
 	idle := !q.running // else its end will look
 	q.rounds.mu.Unlock()
@@ -210,6 +223,11 @@ func (q *queue[T]) begin() {
 	q.start(items)
 }
 
+func (q *queue[T]) isLate() int {
+	q.late = true
+	return q.served + len(q.waiting)
+}
+
 // ended returns those whose round has ended, unless close has done so.
 func (q *queue[T]) ended() []T {
 	q.rounds.mu.Lock()
@@ -224,7 +242,12 @@ func (q *queue[T]) over(again []T) {
 	key := q.to()
 	q.rounds.mu.Lock()
 	l := q.line
-	q.line, q.running = nil, false
+	if q.late {
+		l.present += q.served + len(q.waiting)
+	} else {
+		l.running = slices.DeleteFunc(l.running, func(r rider) bool { return r == rider(q) })
+	}
+	q.line, q.running, q.late = nil, false, false
 	if q.closed {
 		again = nil
 	}
@@ -237,7 +260,7 @@ func (q *queue[T]) over(again []T) {
 	}
 	next := q.line
 	l.pace = paceAfter(l.present, time.Since(q.begun), roundPace)
-	if l.running--; l.running == 0 && l.armed {
+	if len(l.running) == 0 && l.armed {
 		l.timer.Reset(l.pace.most) // for those who are answered now
 	}
 	q.rounds.mu.Unlock()
@@ -254,7 +277,9 @@ func (q *queue[T]) close() []T {
 	defer q.rounds.mu.Unlock()
 	q.closed = true
 	if l := q.line; l != nil {
-		l.present -= len(q.waiting)
+		if !q.late {
+			l.present -= len(q.waiting)
+		}
 		if !q.running {
 			l.waiting -= len(q.waiting)
 		}
