@@ -157,7 +157,10 @@ func (c *core) begin() (*instance, error) {
 	conf, at := in.raft.Configuration()
 	in.view.Store(&view{State: in.raft.State(), conf: conf, confIndex: at})
 	in.commit.Store(m.Index)
-	in.applied.Store(max(m.Index, min(c.machine.applied(), c.store.Last())))
+	// From where the machine is, also if the snapshot stands further on: what lies between
+	// never reaches the machine, as the snapshot's meta is stored behind what it stands for.
+	// Where it did not keep to that, the log still has it.
+	in.applied.Store(max(c.store.First()-1, min(c.machine.applied(), c.store.Last())))
 	in.armed.Store(math.MaxInt64)
 	return in, nil
 }

@@ -54,6 +54,30 @@ func anyEntry(t *rapid.T, index uint64) protocol.Entry {
 	return protocol.Entry{Index: index, Term: 2, Data: e.encode()}
 }
 
+// A snapshot that comes when this replica is further already may become the place behind
+// which its log is cut. So what it stands for must be on disk first, also where the State
+// has it in memory alone.
+func TestASnapshotThatIsBehindIsDurableBeforeItCounts(t *testing.T) {
+	st := replicationtest.NewState()
+	k := newKeeper(t, st)
+	e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: 1, Actor: 1}}
+	e.items = [][]byte{encodeRequest(replication.WriteRequest{Writes: []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: []byte("v")}}})}
+	for index := uint64(2); index <= 5; index++ {
+		e.stamp.Time++
+		k.apply([]protocol.Entry{{Index: index, Term: 2, Data: e.encode()}})
+	}
+	if st.Durable() >= 4 {
+		t.Fatalf("the State is durable up to %d already: this tests nothing", st.Durable())
+	}
+	m := snapshotMeta{Index: 4, Term: 2}
+	if err := k.install(m, bytes.NewReader(nil)); err != nil {
+		t.Fatal(err)
+	}
+	if stored, err := k.storedMeta(); err != nil || stored.Index != 4 || st.Durable() < 4 {
+		t.Errorf("the snapshot at %d counts (%v), and the State is durable up to %d", stored.Index, err, st.Durable())
+	}
+}
+
 // However entries are cut into batches, replayed after a crash or moved by a
 // snapshot, replicas end equal, and a shard's versions rise.
 func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {

@@ -17,14 +17,17 @@ import (
 // capture has nothing to copy: persist waits until the State is as durable as it
 // was applied when persist was called, which is at the snapshot's index or further.
 func (k *keeper) capture() func(snapshotMeta) error {
-	return func(m snapshotMeta) error {
-		ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
-		defer cancel()
-		if err := k.env.State.Flush(ctx); err != nil {
-			return err
-		}
-		return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
+	return k.persist
+}
+
+// persist stores m once what it stands for, which is applied, is durable.
+func (k *keeper) persist(m snapshotMeta) error {
+	ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
+	defer cancel()
+	if err := k.env.State.Flush(ctx); err != nil {
+		return err
 	}
+	return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
 }
 
 // flushLimit is how long a State may take to become durable before the log is left
@@ -105,8 +108,8 @@ func (s *stream) Close() error { return s.view.Close() }
 // the log's meta change in one step (State.Install); reconcile finds the meta there
 // after a crash.
 func (k *keeper) install(m snapshotMeta, r io.Reader) error {
-	if k.applied() >= m.Index && k.applied() > 0 {
-		return k.core.store.setMeta(map[string][]byte{metaSnapshot: m.append(nil)})
+	if k.applied() >= m.Index && k.applied() > 0 { // in memory: a crash may leave less
+		return k.persist(m)
 	}
 	br := bufio.NewReaderSize(r, chunkBytes)
 	head, err := readStreamHead(br)
