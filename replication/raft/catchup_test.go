@@ -27,17 +27,16 @@ func TestCatchingUpOverASlowLinkDoesNotBeginAnew(t *testing.T) {
 		c.Wipe(away)
 		var transfers, pieces atomic.Int64
 		c.Net.OnCall(func(from, to fulcrum.NodeID, msg []byte) (v replicationtest.Verdict) {
-			switch {
-			case to != away:
-			case msg[0] == raft.MsgInstall:
-				v.Delay = 300 * time.Millisecond
+			if to != away {
+				return v
+			}
+			if msg[0] == raft.MsgInstall {
 				pieces.Add(1)
 				if raft.IsFirstChunk(msg) {
 					transfers.Add(1)
 				}
-			case msg[0] == raft.MsgAppend && !raft.IsHeartbeat(msg):
-				v.Delay = 30 * time.Millisecond
 			}
+			v.Delay = time.Duration(len(msg)) * time.Microsecond // 1 MB/s
 			return v
 		})
 		time.Sleep(time.Second) // the log is cut
