@@ -23,10 +23,7 @@ type proposal struct {
 	state atomic.Int32
 	term  uint64
 	batch []*request
-	// company is how many requests there were when this one was done, answered or waiting:
-	// counted before the answers leave, as whoever gets one may come back at once.
-	company int
-	done    chan struct{} // closed when the batch is answered
+	end   func() // is called when the batch is answered
 }
 
 const (
@@ -69,9 +66,8 @@ func (c *core) answerAll(one *proposal, from int32, res *entryResult, err error)
 	if !one.state.CompareAndSwap(from, answered) {
 		return false
 	}
-	one.company = len(one.batch) + len(c.queue)
 	c.finish(one.batch, res, err)
-	close(one.done)
+	one.end()
 	return true
 }
 

@@ -37,10 +37,10 @@ type core struct {
 	campaigns bool                             // see Options.Campaign
 	expire    func(context.Context, *instance) // nil: nothing expires
 
-	failed chan error      // the first error of the disk
-	queue  chan *request   // proposals
-	reads  *queue[*waiter] // reads that wait for this leader's next round
-	asks   *queue[*waiter] // reads that wait for the next question to the leader
+	failed chan error       // the first error of the disk
+	queue  *queue[*request] // proposals
+	reads  *queue[*waiter]  // reads that wait for this leader's next round
+	asks   *queue[*waiter]  // reads that wait for the next question to the leader
 
 	nonces      atomic.Uint64 // numbers the questions of this life
 	lastCommand atomic.Pointer[command]
@@ -50,6 +50,9 @@ type core struct {
 	unheard     unheard
 	promising   bool          // as a voter, it promises; see lease.go
 	turn        chan struct{} // holds one: whoever has it may put an entry into the log, or transfer the leadership
+
+	underWay atomic.Pointer[proposal] // the last entry that was begun
+	quiet    *time.Timer              // see quietAfter
 
 	advanced signal // the machine moved
 	elected  signal // (leader, is it me) changed
@@ -86,9 +89,13 @@ func openCore(env replication.Env, t Tuning, rounds *Rounds) (*core, error) {
 		env.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &core{env: env, tuning: t, failed: make(chan error, 1),
-		queue: make(chan *request, t.Queue), turn: make(chan struct{}, 1)}
-	c.reads = newQueue(rounds, t.Reads, func() lineKey { return lineKey{kind: confirmations} }, c.beginRound)
-	c.asks = newQueue(rounds, t.Reads, func() lineKey {
+		turn: make(chan struct{}, 1)}
+	c.queue = newQueue(rounds, t.Queue, tooMany(t.Queue, "writes").WithHint("slow down, or spread the keys over more shards"),
+		func() lineKey { return lineKey{kind: entries} }, c.beginEntry)
+	c.quiet = time.AfterFunc(time.Hour, c.tellQuiet)
+	c.quiet.Stop()
+	c.reads = newQueue(rounds, t.Reads, tooMany(t.Reads, "reads"), func() lineKey { return lineKey{kind: confirmations} }, c.beginRound)
+	c.asks = newQueue(rounds, t.Reads, tooMany(t.Reads, "reads"), func() lineKey {
 		leader, _ := c.leader()
 		return lineKey{questions, leader}
 	}, c.beginQuestion)
@@ -101,6 +108,10 @@ func openCore(env replication.Env, t Tuning, rounds *Rounds) (*core, error) {
 	c.store = openStore(env.Log, env.Metrics, storeBounds{cache: t.CacheBytes, entries: t.MaxAppendEntries, hold: t.HoldBytes}, c.fail)
 	c.store.disk.limit = t.Stall
 	return c, nil
+}
+
+func tooMany(limit int, what string) *fulcrum.Error {
+	return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d %s are waiting already", limit, what)
 }
 
 // reconcile makes the log begin at the snapshot m unless it goes on from it. It
@@ -205,7 +216,6 @@ func (c *core) live(ctx context.Context, in *instance) (err error) {
 	in.post(event{run: func(*protocol.Raft, time.Time) {}}) // so that the timer is set
 	in.greet()
 	var wg sync.WaitGroup
-	wg.Go(func() { c.propose(inner, in) })
 	wg.Go(func() { c.watch(inner, in) })
 	wg.Go(func() { c.maintain(inner, in) })
 	if c.expire != nil {
@@ -216,7 +226,7 @@ func (c *core) live(ctx context.Context, in *instance) (err error) {
 	}
 	select {
 	case <-ctx.Done():
-		c.stopping.Store(true)
+		c.close()
 	case failure := <-c.failed:
 		err = c.diskError(failure)
 	}
@@ -230,21 +240,20 @@ const lastWord = 250 * time.Millisecond
 
 // end ends an instance: what is under way may be done yet, for a moment.
 func (c *core) end(in *instance, loops *sync.WaitGroup) {
-	done := make(chan struct{})
-	go func() { // ends below, at the latest when the instance is cut off
-		defer close(done)
-		loops.Wait()
-	}()
+	c.quiet.Stop()
 	if !c.silent() {
 		t := time.NewTimer(lastWord)
 		defer t.Stop()
 		select {
-		case <-done:
+		case <-c.turn: // for good: no entry is under way, and none begins
 		case <-t.C:
 		}
 	}
 	in.cut()
-	<-done
+	if one := c.underWay.Load(); one != nil {
+		c.abandon(one)
+	}
+	loops.Wait()
 	in.life.Wait()
 }
 
@@ -261,13 +270,8 @@ func (c *core) close() {
 			w.tell(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
 		}
 	}
-	for {
-		select {
-		case q := <-c.queue:
-			q.answer(nil, unavailable(c.env.Node, "this replica is stopping"))
-		default:
-			return
-		}
+	for _, q := range c.queue.close() {
+		q.refuse(unavailable(c.env.Node, "this replica is stopping"))
 	}
 }
 

@@ -30,7 +30,7 @@ func (r *Replica) Queues() Queues { return r.core.queues() }
 func (g *Group) Queues() Queues { return g.core.queues() }
 
 func (c *core) queues() (q Queues) {
-	q.Requests, q.Reads = len(c.queue), c.reads.len()+c.asks.len()
+	q.Requests, q.Reads = c.queue.len(), c.reads.len()+c.asks.len()
 	q.CacheLimit = c.store.bounds.cache
 	if in := c.instance.Load(); in != nil {
 		in.box.Lock()

@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,12 @@ type answer struct {
 	err   error
 }
 
-func (q *request) answer(v any, err error) { q.result <- answer{value: v, err: err} }
+// refuse answers a request that is in no entry.
+func (q *request) refuse(err error) {
+	if q.state.CompareAndSwap(0, 1) {
+		q.result <- answer{err: err}
+	}
+}
 
 // submit proposes data and waits. A request that ctx ends while it still waits for
 // its turn is definitely not done; once it is in an entry its outcome is unknown.
@@ -101,13 +107,10 @@ func (c *core) submit(ctx context.Context, kind byte, data []byte) (answer, erro
 		return answer{}, c.notLeader("not the leader")
 	}
 	q := &request{kind: kind, data: data, result: make(chan answer, 1)}
-	select {
-	case c.queue <- q:
-	default:
-		return answer{}, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d writes are waiting already", cap(c.queue)).WithHint("slow down, or spread the keys over more shards")
-	}
-	if c.stopping.Load() {
-		c.close() // run may have drained the queue before we entered it
+	if err := c.queue.enter(q); errors.Is(err, errStopping) {
+		return answer{}, unavailable(c.env.Node, "this replica is stopping")
+	} else if err != nil {
+		return answer{}, err
 	}
 	select {
 	case a := <-q.result:
@@ -125,46 +128,41 @@ func (c *core) submit(ctx context.Context, kind byte, data []byte) (answer, erro
 	return answer{}, fulcrum.Errorf(fulcrum.CodeUnknown, "proposed, but not known to be committed before the deadline")
 }
 
-// propose turns waiting requests into log entries, one entry under way at a time:
-// what arrives meanwhile forms the next. So an entry costs one durable append and
-// one round however many requests it holds.
-func (c *core) propose(ctx context.Context, in *instance) {
-	var held *request // taken from the queue, but not for the entry before it
-	var pace pace
-	quiet := time.NewTimer(time.Hour)
-	quiet.Stop()
-	defer quiet.Stop()
-	for {
-		first := held
-		held = nil
-		if first == nil {
-			select {
-			case first = <-c.queue:
-			case <-quiet.C:
-				in.post(event{run: func(r *protocol.Raft, _ time.Time) { r.Beat() }}) // tells what is committed
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		var batch []*request
-		batch, held = c.collect(ctx, first, pace.wait())
-		if len(batch) == 0 {
-			continue
-		}
-		if ctx.Err() != nil {
+// beginEntry turns waiting requests into a log entry, of which one is under way at a time:
+// what arrives meanwhile forms the next. So an entry costs one durable append and one
+// round however many requests it holds. It does not block; see Rounds for when it is
+// called.
+func (c *core) beginEntry([]*request) {
+	batch, rest := c.cut(c.queue.ended())
+	c.queue.back(rest)
+	in := c.instance.Load()
+	switch {
+	case len(batch) == 0:
+		c.queue.over(nil)
+		return
+	case in == nil:
+		c.finish(batch, nil, unavailable(c.env.Node, "this replica is not running"))
+		c.queue.over(nil)
+		return
+	}
+	select {
+	case <-c.turn:
+		c.commit(in, batch)
+		return
+	default: // a transfer of leadership ends soon; what waits here is not in the log yet
+	}
+	waits := in.spawn(func() {
+		select {
+		case <-c.turn:
+			c.commit(in, batch)
+		case <-in.ctx.Done():
 			c.finish(batch, nil, unavailable(c.env.Node, "this replica is stopping"))
-			if held != nil {
-				held.answer(nil, unavailable(c.env.Node, "this replica is stopping"))
-			}
-			return
+			c.queue.over(nil)
 		}
-		<-c.turn // a transfer of leadership ends soon; what waits here is not in the log yet
-		begun := time.Now()
-		company := c.commit(in, batch)
-		c.turn <- struct{}{}
-		pace = paceAfter(company, time.Since(begun), entryPace)
-		quiet.Reset(quietAfter)
+	})
+	if !waits {
+		c.finish(batch, nil, unavailable(c.env.Node, "this replica is stopping"))
+		c.queue.over(nil)
 	}
 }
 
@@ -202,48 +200,41 @@ func (p pace) wait() pace {
 // committed. The next entry would tell them, too.
 const quietAfter = 20 * time.Millisecond
 
-// collect takes what waits, of one kind and within the bounds of an entry, and waits
-// for more as long as p says.
-func (c *core) collect(ctx context.Context, first *request, p pace) (batch []*request, held *request) {
-	size := 0
-	patience := time.NewTimer(p.most)
-	defer patience.Stop()
-	for q := first; ; {
-		switch {
-		case len(batch) > 0 && (q.kind != batch[0].kind || q.kind == entryFence || size+len(q.data) > c.tuning.BatchBytes):
-			return batch, q
-		case q.state.CompareAndSwap(0, 1):
-			batch = append(batch, q)
-			size += len(q.data)
-		}
-		if len(batch) >= c.tuning.BatchRequests {
-			return batch, nil
-		}
-		select {
-		case q = <-c.queue:
-			continue
-		default:
-		}
-		if len(batch) >= p.requests {
-			return batch, nil
-		}
-		select {
-		case q = <-c.queue:
-		case <-patience.C:
-			return batch, nil
-		case <-ctx.Done():
-			return batch, nil
-		}
+func (c *core) tellQuiet() {
+	if in := c.instance.Load(); in != nil {
+		in.post(event{run: func(r *protocol.Raft, _ time.Time) { r.Beat() }})
 	}
 }
 
-// commit puts one entry through the log. When it returns, its requests are answered; it
-// says how many there were then, with those that waited.
-func (c *core) commit(in *instance, batch []*request) (company int) {
+// cut takes the first of those that wait, of one kind and within the bounds of an entry.
+func (c *core) cut(waiting []*request) (batch, rest []*request) {
+	size := 0
+	for i, q := range waiting {
+		full := len(batch) >= c.tuning.BatchRequests || size+len(q.data) > c.tuning.BatchBytes
+		if len(batch) > 0 && (full || q.kind != batch[0].kind || q.kind == entryFence) {
+			return batch, waiting[i:]
+		}
+		if q.state.CompareAndSwap(0, 1) {
+			batch = append(batch, q)
+			size += len(q.data)
+		}
+	}
+	return batch, nil
+}
+
+// commit puts one entry into the log. The caller has the turn, which is free again once
+// the requests are answered.
+func (c *core) commit(in *instance, batch []*request) {
+	end := func() {
+		c.turn <- struct{}{}
+		c.quiet.Reset(quietAfter)
+		c.queue.over(nil)
+	}
 	v := in.view.Load()
 	if v.Role != protocol.Leader {
 		c.finish(batch, nil, c.notLeader("not the leader any more"))
-		return 0
+		end()
+		return
 	}
 	e := entry{kind: batch[0].kind}
 	if c.env.Clock != nil {
@@ -254,8 +245,9 @@ func (c *core) commit(in *instance, batch []*request) (company int) {
 		e.items = append(e.items, q.data)
 	}
 	data := e.encode()
-	one := &proposal{batch: batch, done: make(chan struct{})}
-	carried := in.ask(context.Background(), func(r *protocol.Raft, now time.Time) {
+	one := &proposal{batch: batch, end: end}
+	c.underWay.Store(one)
+	posted := in.post(event{run: func(r *protocol.Raft, now time.Time) {
 		if r.State().Term != v.Term { // what the entry says of its time is another term's
 			c.answerAll(one, waitsForLog, nil, c.notLeader("not the leader any more"))
 			return
@@ -269,12 +261,17 @@ func (c *core) commit(in *instance, batch []*request) (company int) {
 			return
 		}
 		in.proposals.add(index, one)
-	})
-	if !carried && !c.answerAll(one, waitsForLog, nil, unavailable(c.env.Node, "not proposed: this replica is stopping, or its disk stands still")) {
+	}})
+	if !posted || in.ctx.Err() != nil { // when it ended, end has perhaps not seen this one
+		c.abandon(one)
+	}
+}
+
+// abandon answers a proposal whose instance ends.
+func (c *core) abandon(one *proposal) {
+	if !c.answerAll(one, waitsForLog, nil, unavailable(c.env.Node, "not proposed: this replica is stopping, or its disk stands still")) {
 		c.answerAll(one, inLog, nil, fulcrum.Errorf(fulcrum.CodeUnknown, "proposed, but this replica is stopping"))
 	}
-	<-one.done // at the latest when the instance ends, or leads no more
-	return one.company
 }
 
 func (c *core) finish(batch []*request, res *entryResult, err error) {

@@ -35,17 +35,27 @@ type lineKind byte
 const (
 	confirmations lineKind = iota // rounds of leaders here
 	questions                     // to leaders elsewhere
+	entries                       // of leaders here
 )
+
+// most is the longest that anybody waits for company.
+func (k lineKind) most() time.Duration {
+	if k == entries {
+		return entryPace
+	}
+	return roundPace
+}
 
 // line is the rounds that begin together, in waves. A wave is due as soon as all those wait
 // who were in the line when a round of it ended last (see pace), or when the first of them
-// has waited for as long as is worth it: while others are under way for as long as a round
-// takes, so that waves that have come apart find together again, and then for those who
+// has waited for as long as is worth it: while others are under way until they are answered,
+// so that waves that have come apart find together again, and then for those who
 // are answered and come back. A group whose round is not over by then is late: nobody waits
 // for it any more. So one that hangs holds up the others once, for a bounded time. Who
 // comes alone does not wait.
 type line struct {
 	rounds *Rounds
+	most   time.Duration
 
 	ready   []rider // that something waits for, and none of whose rounds is under way
 	waiting int     // requests, in those
@@ -70,7 +80,7 @@ type rider interface {
 func (r *Rounds) at(key lineKey) *line {
 	l := r.lines[key]
 	if l == nil {
-		l = &line{rounds: r}
+		l = &line{rounds: r, most: key.kind.most()}
 		l.timer = time.AfterFunc(time.Hour, l.ring)
 		l.timer.Stop()
 		r.lines[key] = l
@@ -139,10 +149,12 @@ func (l *line) due() bool {
 	return false
 }
 
-// patience is how long those who wait now wait for others.
+// patience is how long those who wait now wait for others: where some are under way, for
+// twice the time that a round took, as two waves that gave each other up in turns would
+// never be one again.
 func (l *line) patience(p pace) time.Duration {
 	if len(l.running) > 0 {
-		return 2 * p.most
+		return 4 * p.most
 	}
 	return p.most
 }
@@ -151,6 +163,7 @@ func (l *line) patience(p pace) time.Duration {
 type queue[T any] struct {
 	rounds *Rounds
 	limit  int            // of what waits
+	full   error          // for those beyond
 	to     func() lineKey // where the next round belongs; it may not block
 	start  func([]T)      // begins a round, which ends with ended and over
 
@@ -164,8 +177,8 @@ type queue[T any] struct {
 	closed  bool
 }
 
-func newQueue[T any](r *Rounds, limit int, to func() lineKey, start func([]T)) *queue[T] {
-	return &queue[T]{rounds: r, limit: limit, to: to, start: start}
+func newQueue[T any](r *Rounds, limit int, full error, to func() lineKey, start func([]T)) *queue[T] {
+	return &queue[T]{rounds: r, limit: limit, full: full, to: to, start: start}
 }
 
 // enter makes item wait for a round that begins from now on. It returns an error if too
@@ -179,7 +192,7 @@ func (q *queue[T]) enter(item T) error {
 		return errStopping
 	case len(q.waiting) >= q.limit:
 		q.rounds.mu.Unlock()
-		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d reads are waiting already", q.limit)
+		return q.full
 	}
 	q.waiting = append(q.waiting, item)
 	l := q.line
@@ -237,6 +250,38 @@ func (q *queue[T]) ended() []T {
 	return items
 }
 
+// back lets items wait for the next round, first: the one that is under way goes without.
+func (q *queue[T]) back(items []T) {
+	if len(items) == 0 {
+		return
+	}
+	q.rounds.mu.Lock()
+	defer q.rounds.mu.Unlock()
+	q.waiting = append(slices.Clip(items), q.waiting...)
+	q.served -= len(items)
+}
+
+// drain returns those that wait, but for a round that is under way.
+func (q *queue[T]) drain() []T {
+	q.rounds.mu.Lock()
+	defer q.rounds.mu.Unlock()
+	return q.leave()
+}
+
+// leave takes what waits out. It needs mu.
+func (q *queue[T]) leave() (items []T) {
+	items, q.waiting = q.waiting, nil
+	if l := q.line; l != nil {
+		if !q.late {
+			l.present -= len(items)
+		}
+		if !q.running {
+			l.waiting -= len(items)
+		}
+	}
+	return items
+}
+
 // over ends a round. Those in again go first in the next.
 func (q *queue[T]) over(again []T) {
 	key := q.to()
@@ -259,7 +304,7 @@ func (q *queue[T]) over(again []T) {
 		}
 	}
 	next := q.line
-	l.pace = paceAfter(l.present, time.Since(q.begun), roundPace)
+	l.pace = paceAfter(l.present, time.Since(q.begun), l.most)
 	if len(l.running) == 0 && l.armed {
 		l.timer.Reset(l.pace.most) // for those who are answered now
 	}
@@ -276,16 +321,8 @@ func (q *queue[T]) close() []T {
 	q.rounds.mu.Lock()
 	defer q.rounds.mu.Unlock()
 	q.closed = true
-	if l := q.line; l != nil {
-		if !q.late {
-			l.present -= len(q.waiting)
-		}
-		if !q.running {
-			l.waiting -= len(q.waiting)
-		}
-	}
-	items := append(q.inRound, q.waiting...)
-	q.inRound, q.waiting = nil, nil
+	items := append(q.inRound, q.leave()...)
+	q.inRound = nil
 	return items
 }
 

@@ -187,14 +187,7 @@ func (c *core) termOf(ctx context.Context, id fulcrum.NodeID) uint64 {
 // turnAway answers the requests that wait for the stalled entry in front of them: they
 // are definitely not done, and can go to the new leader.
 func (c *core) turnAway() {
-	for range cap(c.queue) {
-		select {
-		case q := <-c.queue:
-			if q.state.CompareAndSwap(0, 1) {
-				q.answer(nil, c.notLeader("the disk here stands still"))
-			}
-		default:
-			return
-		}
+	for _, q := range c.queue.drain() {
+		q.refuse(c.notLeader("the disk here stands still"))
 	}
 }
