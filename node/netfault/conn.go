@@ -37,6 +37,7 @@ type Conn struct {
 	queue         []chunk // see sender.go
 	queued        int     // bytes in queue
 	pacedUntil    time.Time
+	unsent        int   // how many bytes may wait for a link's rate before Write blocks; 0: as many as may be held
 	failed        error // what the sender met; nothing can be written any more
 	readDeadline  time.Time
 	writeDeadline time.Time
@@ -52,6 +53,14 @@ func (c *Conn) to() fulcrum.NodeID { return *c.peer.Load() }
 
 // NetConn returns the connection underneath, for setting socket options.
 func (c *Conn) NetConn() net.Conn { return c.inner }
+
+// LimitUnsent lets a Write to a link with a rate block while so many bytes that were
+// written have not left for it, as TCP_NOTSENT_LOWAT does.
+func (c *Conn) LimitUnsent(bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unsent = bytes
+}
 
 // LocalAddr and RemoteAddr are those of the connection underneath.
 func (c *Conn) LocalAddr() net.Addr { return c.inner.LocalAddr() }
@@ -116,7 +125,7 @@ func (c *Conn) waitRead() error {
 	}
 	deadline, wake := c.readDeadline, c.waker()
 	c.mu.Unlock()
-	return c.wait(deadline, wake, changed)
+	return c.wait(deadline, wake, changed, nil)
 }
 
 // waker returns a channel closed at the next broadcast. It needs mu.
@@ -136,7 +145,7 @@ func (c *Conn) broadcast() {
 }
 
 // wait returns nil when something may have changed, else why waiting is over.
-func (c *Conn) wait(deadline time.Time, wake, changed <-chan struct{}) error {
+func (c *Conn) wait(deadline time.Time, wake, changed <-chan struct{}, again <-chan time.Time) error {
 	var late <-chan time.Time
 	if !deadline.IsZero() {
 		left := time.Until(deadline)
@@ -151,6 +160,8 @@ func (c *Conn) wait(deadline time.Time, wake, changed <-chan struct{}) error {
 	case <-wake:
 		return nil
 	case <-changed:
+		return nil
+	case <-again:
 		return nil
 	case <-late:
 		return os.ErrDeadlineExceeded

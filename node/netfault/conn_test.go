@@ -290,6 +290,73 @@ func TestRatePaces(t *testing.T) {
 	})
 }
 
+// A bound on what waits for the rate lets Write block as soon as a socket would, costs no
+// throughput, also over a distance, and means nothing on other links.
+func TestLimitUnsent(t *testing.T) {
+	const rate, limit = 64 << 10, 32 << 10
+	for name, f := range map[string]fulcrum.Fault{
+		"near": {Rate: rate}, "far": {Rate: rate, Delay: fulcrum.Duration(3 * time.Second)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, p *pair) {
+				p.a.(*Conn).LimitUnsent(limit)
+				p.receive()
+				p.write("before")
+				f.Kind, f.From, f.To = "link", "a", "b"
+				add(t, p.faultsA, f)
+				begun := time.Now()
+				for n := 1; n <= 16; n++ {
+					p.write(string(make([]byte, segment)))
+					// It takes a segment while less than the limit waits.
+					ahead := time.Duration(n*segment-limit-segment) * time.Second / rate
+					if took := time.Since(begun); took < ahead || took > max(0, ahead)+time.Millisecond {
+						t.Errorf("write %d returned after %v, want %v", n, took, max(0, ahead))
+					}
+				}
+				time.Sleep(time.Minute)
+				p.wantReceived("before" + string(make([]byte, 16*segment)))
+				if took := p.lastReceived.Sub(begun); took > 4*time.Second+time.Duration(f.Delay)+10*time.Millisecond {
+					t.Errorf("%d bytes at %d/s took %v", 16*segment, rate, took)
+				}
+			})
+		})
+	}
+	t.Run("a cut link", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, p *pair) {
+			p.a.(*Conn).LimitUnsent(limit)
+			p.receive()
+			add(t, p.faultsA, cut("a", "b"))
+			begun := time.Now()
+			p.write(string(make([]byte, maxHeld)))
+			if took := time.Since(begun); took != 0 {
+				t.Errorf("a write that may be held took %v", took)
+			}
+			p.faultsA.Heal(nil)
+			p.wantReceived(string(make([]byte, maxHeld)))
+		})
+	})
+	t.Run("deadline and close", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, p *pair) {
+			p.a.(*Conn).LimitUnsent(limit)
+			p.receive()
+			add(t, p.faultsA, fulcrum.Fault{Kind: "link", From: "a", To: "b", Rate: 1000})
+			if err := p.a.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := p.a.Write(make([]byte, 100_000)); !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 || n > limit+segment {
+				t.Errorf("Write = %d, %v; want some bytes, and the deadline", n, err)
+			}
+			if err := p.a.SetWriteDeadline(time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(time.Second, func() { _ = p.a.Close() })
+			if n, err := p.a.Write(make([]byte, 100_000)); !errors.Is(err, net.ErrClosed) || n > segment {
+				t.Errorf("Write while it is closed = %d, %v", n, err)
+			}
+		})
+	})
+}
+
 func TestLossDelaysAStream(t *testing.T) {
 	inBubble(t, func(t *testing.T, p *pair) {
 		add(t, p.faultsA, fulcrum.Fault{Kind: "link", From: "a", To: "b", Loss: 0.999999})

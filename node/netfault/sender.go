@@ -33,35 +33,38 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	n := 0
 	for {
-		taken, wake, err := c.accept(p[n:])
+		taken, wake, room, err := c.accept(p[n:])
 		n += taken
 		if err != nil || n == len(p) {
 			return n, err
 		}
-		if err := c.waitWrite(wake); err != nil {
+		if err := c.waitWrite(wake, room); err != nil {
 			return n, err
 		}
 	}
 }
 
 // accept queues as much of p as there is room for. If that is not all, wake tells
-// when to try again.
-func (c *Conn) accept(p []byte) (n int, wake <-chan struct{}, err error) {
+// when to try again, and room is when that is due in any case; 0: not known.
+func (c *Conn) accept(p []byte) (n int, wake <-chan struct{}, room time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.closed:
-		return 0, nil, net.ErrClosed
+		return 0, nil, 0, net.ErrClosed
 	case c.failed != nil:
-		return 0, nil, c.failed
+		return 0, nil, 0, c.failed
 	case !c.writeDeadline.IsZero() && !time.Now().Before(c.writeDeadline):
-		return 0, nil, os.ErrDeadlineExceeded
+		return 0, nil, 0, os.ErrDeadlineExceeded
 	}
 	if !c.holding.Load() && !c.hold() {
-		return 0, nil, net.ErrClosed
+		return 0, nil, 0, net.ErrClosed
 	}
 	e := c.net.out(c.to())
 	for len(p) > 0 && c.queued < maxHeld {
+		if room = c.untilRoom(e); room > 0 {
+			break
+		}
 		size := min(len(p), segment, maxHeld-c.queued)
 		due := c.due(e, size)
 		if e.Drop || due.After(time.Now()) {
@@ -75,7 +78,25 @@ func (c *Conn) accept(p []byte) (n int, wake <-chan struct{}, err error) {
 	if len(p) > 0 {
 		wake = c.waker()
 	}
-	return n, wake, nil
+	return n, wake, room, nil
+}
+
+// untilRoom is how long fewer bytes than unsent wait for the rate. It needs mu.
+func (c *Conn) untilRoom(e fault.Effect) time.Duration {
+	if e.Rate == 0 || c.unsent == 0 {
+		return 0
+	}
+	full := time.Now().Add(took(c.unsent, e.Rate))
+	if c.pacedUntil.Before(full) { // it may be zero
+		return 0
+	}
+	return c.pacedUntil.Sub(full) + 1
+}
+
+// took is how long so many bytes take. Seconds as float64: exact enough, and size*1e9
+// cannot overflow.
+func took(size int, rate int64) time.Duration {
+	return time.Duration(float64(size) / float64(rate) * float64(time.Second))
 }
 
 // due is the earliest time at which the next segment of this size may go out: after
@@ -84,23 +105,26 @@ func (c *Conn) due(e fault.Effect, size int) time.Time {
 	now := time.Now()
 	at := now
 	if e.Rate > 0 {
-		// Seconds as float64: exact enough, and size*1e9 cannot overflow.
-		took := time.Duration(float64(size) / float64(e.Rate) * float64(time.Second))
 		if c.pacedUntil.Before(now) {
 			c.pacedUntil = now
 		}
-		c.pacedUntil = c.pacedUntil.Add(took)
+		c.pacedUntil = c.pacedUntil.Add(took(size, e.Rate))
 		at = c.pacedUntil
 	}
 	return at.Add(c.net.late(e, retransmission))
 }
 
-// waitWrite waits for room.
-func (c *Conn) waitWrite(wake <-chan struct{}) error {
+// waitWrite waits for room, which there is after that long if that is not 0.
+func (c *Conn) waitWrite(wake <-chan struct{}, room time.Duration) error {
 	c.mu.Lock()
 	deadline := c.writeDeadline
 	c.mu.Unlock()
-	return c.wait(deadline, wake, nil)
+	if room <= 0 {
+		return c.wait(deadline, wake, nil, nil)
+	}
+	timer := time.NewTimer(room)
+	defer timer.Stop()
+	return c.wait(deadline, wake, nil, timer.C)
 }
 
 // hold starts the sender. From then on it alone writes to inner, without a
