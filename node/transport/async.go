@@ -37,15 +37,16 @@ func (t *Transport) HandleAsync(ch Channel, fast AsyncHandler, slow Handler) {
 // asyncCall is a call that an AsyncHandler was asked to take. It is counted in the
 // peer's inflight.
 type asyncCall struct {
-	w     *wire
-	id    uint64
-	ended atomic.Bool // answered, or not taken: a second answer must not be counted out again
+	w        *wire
+	id       uint64
+	deadline time.Time
+	ended    atomic.Bool // answered, or not taken: a second answer must not be counted out again
 }
 
 // offer asks h to take the call f, which is counted in the peer's inflight. If it
 // does, its answer counts it out.
 func (w *wire) offer(h AsyncHandler, f frame, deadline time.Time) (taken bool) {
-	a := &asyncCall{w: w, id: f.id}
+	a := &asyncCall{w: w, id: f.id, deadline: deadline}
 	if h(w.peer.id, f.payload, deadline, a.answer) {
 		return true
 	}
@@ -58,7 +59,7 @@ func (a *asyncCall) answer(reply []byte, err error) {
 		return
 	}
 	a.w.peer.inflight.Add(-1) // first: whoever hears the answer may call again
-	a.w.answer(a.id, reply, err)
+	a.w.answer(a.id, a.deadline, reply, err)
 }
 
 // askSelf asks h to take a call of this node to itself, and waits for its answer until

@@ -14,7 +14,8 @@ import (
 // settles it, once.
 type call struct {
 	done  chan struct{} // has room for one token: settling never blocks
-	start uint64        // where its frame begins in all that its wire was given to write
+	start uint64        // where its frame begins in all small ones that its wire was given to write, allHanded or notHanded
+	large *large        // its frame, if that is large and not all of it was sent
 	reply []byte
 	err   error
 
@@ -89,9 +90,9 @@ func (t *Transport) await(ctx context.Context, w *wire, id uint64, c *call) ([]b
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		if w.forget(id) {
+		if known, unsent := w.forget(id); known {
 			t.recycle(c)
-			return nil, fmt.Errorf("call to %s: %w", w.peer.id, ctx.Err())
+			return nil, w.givenUp(unsent, ctx.Err())
 		}
 		<-c.done // it was being answered at that moment
 	}
@@ -100,9 +101,17 @@ func (t *Transport) await(ctx context.Context, w *wire, id uint64, c *call) ([]b
 	return reply, err
 }
 
+// givenUp is the outcome of a call that ended for the reason given.
+func (w *wire) givenUp(unsent bool, reason error) error {
+	if unsent { // nobody handles a part of it
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "not all of a message could be sent from %s to %s: %w", w.t.o.Node, w.peer.id, reason)
+	}
+	return fmt.Errorf("call to %s: %w", w.peer.id, reason)
+}
+
 // recycle keeps c for another call. Nobody else may know it any more.
 func (t *Transport) recycle(c *call) {
-	c.reply, c.err, c.then = nil, nil, nil
+	c.reply, c.err, c.then, c.large = nil, nil, nil, nil
 	t.calls.Put(c)
 }
 
@@ -155,17 +164,17 @@ func (t *Transport) handle(w *wire, f frame) {
 	deadline := time.Now().Add(timeoutOf(f))
 	switch {
 	case h.h == nil:
-		w.answer(f.id, nil, noHandler(f.channel))
+		w.answer(f.id, deadline, nil, noHandler(f.channel))
 		return
 	case h.fast:
 		reply, err := h.h(deadlineOnly{t.life, deadline}, w.peer.id, f.payload)
-		w.answer(f.id, reply, err)
+		w.answer(f.id, deadline, reply, err)
 		return
 	}
 	if w.peer.inflight.Add(1) > int64(t.o.MaxInflight) {
 		w.peer.inflight.Add(-1)
 		t.m.overloaded.Inc()
-		w.answer(f.id, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%s is handling %d calls of %s already", t.o.Node, t.o.MaxInflight, w.peer.id))
+		w.answer(f.id, deadline, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%s is handling %d calls of %s already", t.o.Node, t.o.MaxInflight, w.peer.id))
 		return
 	}
 	if h.async != nil && w.offer(h.async, f, deadline) {
@@ -173,7 +182,7 @@ func (t *Transport) handle(w *wire, f frame) {
 	}
 	if !t.begin() {
 		w.peer.inflight.Add(-1)
-		w.answer(f.id, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is stopping", t.o.Node))
+		w.answer(f.id, deadline, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is stopping", t.o.Node))
 		return
 	}
 	t.hand(task{w: w, h: h.h, f: f, deadline: deadline})
@@ -194,7 +203,7 @@ func (t *Transport) do(k task) {
 	ctx, cancel := context.WithDeadline(t.life, k.deadline)
 	defer cancel()
 	reply, err := k.h(ctx, k.w.peer.id, k.f.payload)
-	k.w.answer(k.f.id, reply, err)
+	k.w.answer(k.f.id, k.deadline, reply, err)
 }
 
 // restMost is how many goroutines rest when they have answered, and wait for more to do:

@@ -224,8 +224,8 @@ func TestStopWithDeafPeers(t *testing.T) {
 	})
 }
 
-// What was still queued when a connection ended was never sent, and says so; what
-// was handed to the network may have been handled.
+// What was still queued when a connection ended, or was sent in part, was never handled,
+// and says so; what was handed to the network may have been handled.
 func TestQueuedCallsFailDefinitely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newNetwork(t)
@@ -235,20 +235,30 @@ func TestQueuedCallsFailDefinitely(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.cut("b")
-		results := make([]chan error, 2)
-		for i := range results {
+		calls := []struct {
+			what string
+			size int
+			want error
+		}{
+			{"a call that a socket takes", 4 << 10, transport.ErrConnLost},
+			{"a large one", 600 << 10, transport.ErrConnLost},
+			{"one that is more than a socket takes", 4 << 20, fulcrum.ErrUnavailable},
+			{"a large call behind it", 4 << 20, fulcrum.ErrUnavailable},
+			{"a small call behind it", 4 << 10, fulcrum.ErrUnavailable},
+		}
+		results := make([]chan error, len(calls))
+		for i, c := range calls {
 			results[i] = make(chan error, 1)
 			go func() {
-				_, err := a.Call(within(t, time.Hour), "b", chEcho, make([]byte, 4<<20)) // more than a socket takes
+				_, err := a.Call(within(t, time.Hour), "b", chEcho, make([]byte, c.size))
 				results[i] <- err
 			}()
 			synctest.Wait()
 		}
-		if err := <-results[0]; !errors.Is(err, transport.ErrConnLost) {
-			t.Errorf("the call being written = %v, want a lost connection", err)
-		}
-		if err := <-results[1]; !errors.Is(err, fulcrum.ErrUnavailable) {
-			t.Errorf("the call behind it = %v, want unavailable", err)
+		for i, c := range calls {
+			if err := <-results[i]; !errors.Is(err, c.want) {
+				t.Errorf("%s = %v, want %v", c.what, err, c.want)
+			}
 		}
 	})
 }

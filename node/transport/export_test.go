@@ -1,6 +1,10 @@
 package transport
 
-import "fulcrum"
+import (
+	"time"
+
+	"fulcrum"
+)
 
 // Version is the one that this node speaks.
 const Version = protocolVersion
@@ -13,6 +17,15 @@ func Hello(version byte, cluster string, from, to fulcrum.NodeID) []byte {
 // CallFrame is the frame of one call.
 func CallFrame(id uint64, ch Channel, millis uint64, payload []byte) []byte {
 	return appendFrame(nil, &frame{kind: kindCall, id: id, channel: ch, timeout: millis, payload: payload})
+}
+
+// CallPieces is the frame of one call in pieces of that size.
+func CallPieces(id uint64, ch Channel, millis uint64, payload []byte, size int) (b []byte) {
+	l := newLarge(&frame{kind: kindCall, id: id, channel: ch, payload: payload}, int64(millis)*int64(time.Millisecond), len(payload))
+	for from := 0; from < l.size(); from += size {
+		b = append(b, l.encode(from, min(size, l.size()-from), 0)...)
+	}
+	return b
 }
 
 // ReplyFrame is the frame of an empty reply.
@@ -39,3 +52,11 @@ func (t *Transport) Resting() int { return int(t.resting.Load()) }
 
 // RestMost is their bound.
 const RestMost = restMost
+
+// What bounds the wait of a small frame.
+const (
+	MinStep   = minStep
+	MaxStep   = maxStep
+	MaxUnsent = maxUnsent
+	PaceGoal  = paceGoal
+)

@@ -19,6 +19,8 @@ import (
 //	channel  1 byte; calls only, else 0
 //	timeout  uvarint, milliseconds left to the caller; calls only, else 0
 //	payload  the rest
+//
+// A large one goes in pieces, see piece.go.
 type frame struct {
 	kind    kind
 	id      uint64
@@ -35,7 +37,10 @@ const (
 	kindError                 // payload: fulcrum.AppendError
 	kindPing                  // wants a pong with its id
 	kindPong
-	kindEnd // above the last
+	kindBegin // the first piece of a call, a reply or an error, see piece.go
+	kindMore  // what follows
+	kindDrop  // nothing more follows
+	kindEnd   // above the last
 )
 
 const (
@@ -68,36 +73,48 @@ func appendFrame(b []byte, f *frame) []byte {
 // castagnoli returns the shared table, for which crc32 uses the CPU's instruction.
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// readFrame reads one frame whose payload is at most maxPayload bytes. An error is
-// that of r, io.ErrUnexpectedEOF for half a frame, or wraps errBadFrame.
-func readFrame(r *bufio.Reader, maxPayload int) (frame, int, error) {
-	header, err := r.Peek(frameHeader) // an array to read into would be allocated
+// header is what stands before a frame, and its kind.
+type header struct {
+	size int
+	sum  uint32
+	kind kind
+}
+
+// peekHeader looks at the header of a frame whose payload is at most maxPayload bytes. An
+// error is that of r, io.ErrUnexpectedEOF for half a header, or wraps errBadFrame.
+func peekHeader(r *bufio.Reader, maxPayload int) (header, error) {
+	b, err := r.Peek(frameHeader) // an array to read into would be allocated
 	if err != nil {
-		if len(header) > 0 && errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
+		if len(b) > 0 {
+			err = unexpected(err)
 		}
-		return frame{}, 0, err
+		return header{}, err
 	}
-	size, want := binary.BigEndian.Uint32(header), binary.BigEndian.Uint32(header[4:])
-	_, _ = r.Discard(frameHeader) // they are there
+	size, sum := binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:])
 	if size < minFrame || int64(size) > int64(maxPayload)+maxOverhead {
-		return frame{}, 0, fmt.Errorf("%w: %d bytes, want %d to %d", errBadFrame, size, minFrame, maxPayload+maxOverhead)
+		return header{}, fmt.Errorf("%w: %d bytes, want %d to %d", errBadFrame, size, minFrame, maxPayload+maxOverhead)
 	}
-	body, err := readBody(r, int(size))
+	if b, err = r.Peek(frameHeader + 1); err != nil {
+		return header{}, unexpected(err)
+	}
+	return header{size: int(size), sum: sum, kind: kind(b[frameHeader])}, nil
+}
+
+// readRest reads the frame that h stands before, and h.
+func readRest(r *bufio.Reader, h header, maxPayload int) (frame, error) {
+	_, _ = r.Discard(frameHeader) // it is there
+	body, err := readBody(r, h.size)
 	if err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return frame{}, 0, err
+		return frame{}, unexpected(err)
 	}
-	if got := crc32.Checksum(body, castagnoli()); got != want {
-		return frame{}, 0, fmt.Errorf("%w: checksum %08x, want %08x", errBadFrame, got, want)
+	if got := crc32.Checksum(body, castagnoli()); got != h.sum {
+		return frame{}, fmt.Errorf("%w: checksum %08x, want %08x", errBadFrame, got, h.sum)
 	}
 	f, err := decodeBody(body)
 	if err == nil && len(f.payload) > maxPayload {
 		err = fmt.Errorf("%w: payload of %d bytes, want at most %d", errBadFrame, len(f.payload), maxPayload)
 	}
-	return f, frameHeader + int(size), err
+	return f, err
 }
 
 // readBody reads size bytes into memory of their own. Beyond readStep it takes memory

@@ -20,6 +20,14 @@ import (
 
 func frameReader(b []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(b)) }
 
+func readFrame(r *bufio.Reader, maxPayload int) (frame, error) {
+	h, err := peekHeader(r, maxPayload)
+	if err != nil {
+		return frame{}, err
+	}
+	return readRest(r, h, maxPayload)
+}
+
 // A frame of a large value is read into memory of its size, at once; its writer's buffer
 // grows once.
 func TestALargeFrameIsCopiedOnce(t *testing.T) {
@@ -35,7 +43,7 @@ func TestALargeFrameIsCopiedOnce(t *testing.T) {
 		for b.Loop() {
 			src.Reset(sent)
 			r.Reset(src)
-			if _, _, err := readFrame(r, len(f.payload)); err != nil {
+			if _, err := readFrame(r, len(f.payload)); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -62,12 +70,12 @@ func TestFramesComeBack(t *testing.T) {
 		}
 		r := frameReader(wire)
 		for _, want := range sent {
-			got, _, err := readFrame(r, 100)
+			got, err := readFrame(r, 100)
 			if diff := cmp.Diff(want, got, cmp.AllowUnexported(frame{})); err != nil || diff != "" {
 				t.Fatalf("%v %s", err, diff)
 			}
 		}
-		if _, _, err := readFrame(r, 100); err != io.EOF {
+		if _, err := readFrame(r, 100); err != io.EOF {
 			t.Fatalf("after the last frame: %v", err)
 		}
 	})
@@ -108,7 +116,7 @@ func TestReadFrameRefuses(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			_, _, err := readFrame(frameReader(tc.bytes), 1000)
+			_, err := readFrame(frameReader(tc.bytes), 1000)
 			if !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("readFrame = %v, want %v, saying %q", err, tc.want, tc.says)
 			}
@@ -122,7 +130,7 @@ func TestLyingLengthCostsLittle(t *testing.T) {
 	b = append(b, make([]byte, 100)...)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	if _, _, err := readFrame(frameReader(b), fulcrum.MaxMessageBytes); err != io.ErrUnexpectedEOF {
+	if _, err := readFrame(frameReader(b), fulcrum.MaxMessageBytes); err != io.ErrUnexpectedEOF {
 		t.Errorf("readFrame = %v", err)
 	}
 	runtime.ReadMemStats(&after)
@@ -145,18 +153,18 @@ func FuzzFrame(f *testing.F) {
 		// As they are: any error is fine, a panic is not. What is read must come back
 		// from its own encoding.
 		for r := frameReader(b); ; {
-			got, _, err := readFrame(r, limit)
+			got, err := readFrame(r, limit)
 			if err != nil {
 				break
 			}
-			again, _, err := readFrame(frameReader(appendFrame(nil, &got)), limit)
+			again, err := readFrame(frameReader(appendFrame(nil, &got)), limit)
 			if err != nil || !equal(got, again) {
 				t.Fatalf("%+v came back as %+v, %v", got, again, err)
 			}
 		}
 		// As a body with a right checksum, past which fuzzing would hardly get.
 		if len(b) >= minFrame {
-			got, _, err := readFrame(frameReader(checked(b...)), limit)
+			got, err := readFrame(frameReader(checked(b...)), limit)
 			if err != nil && !errors.Is(err, errBadFrame) {
 				t.Fatalf("readFrame = %v, want a bad frame", err)
 			}

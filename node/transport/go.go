@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"time"
 
@@ -24,8 +23,9 @@ const (
 // means what Call's does. It runs on any goroutine, usually the one that reads the
 // connection, so it must not block; no lock of the transport is held meanwhile, and it
 // may begin other calls. It may run before Go returns: one that tries again at once
-// after a definite error would never end. Calls to one node over one connection are
-// sent in the order in which Go was called; those that waited for it in any order.
+// after a definite error would never end. Small calls to one node over one connection are
+// sent in the order in which Go was called, and so are those of about one size; others
+// overtake larger ones. Those that waited for the connection are sent in any order.
 //
 // A call not answered within timeout fails with a context.DeadlineExceeded, up to
 // 100 ms late. A timeout of nothing or less has passed: the call is not sent. One
@@ -200,9 +200,8 @@ func (w *wire) sweep(now, next int64) {
 	if len(late) == 0 {
 		return
 	}
-	err := fmt.Errorf("call to %s: %w", w.peer.id, context.DeadlineExceeded)
 	for _, c := range late {
-		c.err = err
+		c.err = w.givenUp(c.start == notHanded, context.DeadlineExceeded)
 		w.t.settle(c)
 	}
 }
@@ -215,7 +214,7 @@ func (w *wire) expire(now int64) (late []*call) {
 		switch {
 		case c.then == nil: // its caller waits with a timer of its own
 		case c.expires <= now:
-			delete(w.pending, id)
+			w.takeBack(id, c)
 			late = append(late, c)
 		default:
 			next = min(next, c.expires)

@@ -210,16 +210,20 @@ func TestGoWhenTheConnectionEnds(t *testing.T) {
 		pending := a.begin(t, "b", chHang, "", time.Hour)
 		synctest.Wait()
 		a.cut("b")
-		written := a.begin(t, "b", chEcho, strings.Repeat("x", 4<<20), time.Hour) // more than a socket takes
+		written := a.begin(t, "b", chEcho, strings.Repeat("x", 600<<10), time.Hour)
+		synctest.Wait()
+		half := a.begin(t, "b", chEcho, strings.Repeat("x", 4<<20), time.Hour) // more than a socket takes
 		synctest.Wait()
 		queued := a.begin(t, "b", chEcho, strings.Repeat("x", 4<<20), time.Hour)
-		for what, heard := range map[string]<-chan outcome{"answer awaited": pending, "being written": written} {
+		for what, heard := range map[string]<-chan outcome{"answer awaited": pending, "written": written} {
 			if got := <-heard; !errors.Is(got.err, transport.ErrConnLost) {
 				t.Errorf("%s: %v, want a lost connection", what, got.err)
 			}
 		}
-		if got := <-queued; !errors.Is(got.err, fulcrum.ErrUnavailable) {
-			t.Errorf("queued: %v, want unavailable", got.err)
+		for what, heard := range map[string]<-chan outcome{"written in part": half, "queued": queued} {
+			if got := <-heard; !errors.Is(got.err, fulcrum.ErrUnavailable) {
+				t.Errorf("%s: %v, want unavailable", what, got.err)
+			}
 		}
 		a.faults.Heal(nil)
 		if err := <-again; err != nil {

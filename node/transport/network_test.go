@@ -86,6 +86,7 @@ func (n *network) dial(ctx context.Context, to fulcrum.NodeID) (net.Conn, error)
 
 // node is one transport of a test, with its own faults.
 type node struct {
+	t *testing.T
 	*transport.Transport
 	id     fulcrum.NodeID
 	faults *fault.Set
@@ -127,7 +128,7 @@ func (n *network) start(id fulcrum.NodeID, change func(*transport.Options)) *nod
 		}
 	})
 	n.t.Cleanup(stop)
-	return &node{Transport: tr, id: id, faults: set, stop: stop}
+	return &node{t: n.t, Transport: tr, id: id, faults: set, stop: stop}
 }
 
 func handleAll(tr *transport.Transport) {

@@ -253,7 +253,7 @@ func (p *peer) stats() PeerStats {
 	p.mu.Unlock()
 	if w != nil {
 		w.mu.Lock()
-		s.QueueBytes += len(w.buf) + w.flight
+		s.QueueBytes += w.queued
 		w.mu.Unlock()
 	}
 	return s

@@ -49,6 +49,8 @@ func (s *syncBuffer) String() string {
 // the node goes on serving others.
 func TestStrangersAtThePort(t *testing.T) {
 	good := transport.Hello(transport.Version, "c1", "x", "b")
+	pieces := transport.CallPieces(7, chEcho, 100, []byte("hello world"), 6)
+	begun := len(transport.CallPieces(7, chEcho, 100, []byte("hello "), 6)) + 2 // what is announced
 	tests := []struct {
 		name string
 		says []byte
@@ -67,6 +69,8 @@ func TestStrangersAtThePort(t *testing.T) {
 		{"no name", transport.Hello(transport.Version, "c1", "", "b"), "does not say which node", 0},
 		{"garbage after a good hello", append(bytes.Clone(good), "garbage that is no frame"...), "it sent garbage", 0},
 		{"a reply to nobody", append(bytes.Clone(good), transport.ReplyFrame(1)...), "kind 2 has no place in this direction", 0},
+		{"a piece of nothing after a good hello", append(bytes.Clone(good), pieces[begun:]...), "a piece of frame 7, which was not begun", 0},
+		{"half a frame after a good hello", append(bytes.Clone(good), pieces[:begun]...), "", 10*time.Minute + time.Second},
 		{"silence after a good hello", good, "", 10*time.Minute + time.Second},
 	}
 	for _, tc := range tests {
@@ -163,6 +167,9 @@ func FuzzPort(f *testing.F) {
 	f.Add(false, []byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Add(true, transport.CallFrame(1, chFast, 100, []byte("hello")))
 	f.Add(true, transport.CallFrame(1, chEcho, 1<<63, []byte("hello")))
+	pieces := transport.CallPieces(1, chEcho, 100, []byte("hello world"), 4)
+	f.Add(true, pieces)
+	f.Add(true, append(pieces[:len(pieces)-10], transport.CallPieces(2, chFast, 100, []byte("hello"), 4)...))
 	f.Add(true, make([]byte, 100))
 	f.Fuzz(func(t *testing.T, greets bool, b []byte) {
 		synctest.Test(t, func(t *testing.T) {

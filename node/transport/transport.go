@@ -4,19 +4,20 @@
 // connection for all calls to it; calls in the other direction have one of their
 // own. Calls of all kinds share it: each has a Channel, which says who handles it.
 // What is queued while one write is under way goes out with the next, so the busier
-// a connection is, the fewer system calls a call costs.
+// a connection is, the fewer system calls a call costs. Small messages do not wait for
+// large ones: those go in pieces, as small as the link asks for.
 //
 // Call waits for the answer; Go returns at once and is told of it. A handler has a
 // goroutine for each call (Handle), or runs where the connection is read (HandleFast),
 // or does so and answers later (HandleAsync).
 //
 // Outcomes: an error of Call or Go that is a *fulcrum.Error is definite: either it was
-// never sent (CodeUnavailable, CodeOverloaded, CodeTooLarge), or it is the handler's
-// answer. Any other error (ErrConnLost, a context's) says that the call was sent and
+// never sent, or not all of it (CodeUnavailable, CodeOverloaded, CodeTooLarge), or it is the
+// handler's answer. Any other error (ErrConnLost, a context's) says that the call was sent and
 // may have been handled.
 //
-// Start reading at Transport, Call and Go, then wire.go (one connection), peer.go
-// (dialing), handshake.go and frame.go (the bytes).
+// Start reading at Transport, Call and Go, then wire.go (one connection), write.go (what it
+// sends when), peer.go (dialing), handshake.go, frame.go and piece.go (the bytes).
 package transport
 
 import (

@@ -9,13 +9,22 @@ import (
 	"fulcrum"
 )
 
-// keepAlive lets the kernel notice a dead host on an idle connection, also under
-// wrappers that have NetConn, as crypto/tls and node/netfault do.
-func keepAlive(c net.Conn) {
+// maxUnsent is how many bytes the operating system takes that the link does not carry yet:
+// frames that are queued later wait for them. Fewer cost throughput where a link is fast.
+const maxUnsent = 64 << 10
+
+// setUp lets the kernel notice a dead host on an idle connection, and bounds what it takes
+// and does not send, also under wrappers that have NetConn, as crypto/tls and
+// node/netfault do.
+func setUp(c net.Conn) {
 	for {
+		if l, ok := c.(interface{ LimitUnsent(bytes int) }); ok {
+			l.LimitUnsent(maxUnsent)
+		}
 		if tcp, ok := c.(*net.TCPConn); ok {
 			// Best effort: without it the watcher still notices, when calls wait.
 			_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3})
+			setUnsent(tcp, maxUnsent)
 			return
 		}
 		under, ok := c.(interface{ NetConn() net.Conn })
@@ -75,7 +84,7 @@ func (w *wire) check(now int64) error {
 	idle := int64(w.t.o.IdleTimeout)
 	if w.inbound {
 		// The dialer decides when a connection is idle; this is for one that vanished.
-		if now-lastRead > 2*idle && len(w.buf)+w.flight == 0 && w.peer.inflight.Load() == 0 {
+		if now-lastRead > 2*idle && w.queued == 0 && w.peer.inflight.Load() == 0 {
 			return errIdle
 		}
 		return nil
@@ -87,7 +96,7 @@ func (w *wire) check(now int64) error {
 		w.lastID++
 		start, _ := w.put(&frame{kind: kindPing, id: w.lastID}, true)
 		w.ping = ping{id: w.lastID, end: start + 1} // handing over any byte of it hands over all
-	case w.ping.id == 0 && len(w.pending) == 0 && len(w.buf)+w.flight == 0 && now-w.lastUse > idle:
+	case w.ping.id == 0 && len(w.pending) == 0 && w.queued == 0 && now-w.lastUse > idle:
 		w.closing.Store(true) // no call begins from here on
 		return errIdle
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,16 +14,7 @@ import (
 	"fulcrum"
 )
 
-const (
-	readBuffer = 64 << 10
-	writeStep  = 64 << 10 // of one Write: what must move within StallTimeout
-	keepBuffer = 1 << 20  // larger write buffers are not kept by a connection
-	lendBuffer = 4 << 20  // still larger ones go to the collector
-)
-
-// largeBuffers are write buffers between the two. Connections that have much to send take
-// turns with them; the collector takes those that nobody uses.
-var largeBuffers sync.Pool
+const readBuffer = 64 << 10
 
 // errWireEnded says that a call was not given to a wire because it had ended.
 var errWireEnded = errors.New("connection ended")
@@ -48,11 +38,14 @@ type wire struct {
 	err      error  // why it ended; nil while it lives
 	draining bool   // end once all is written; closing is set too
 	waiting  bool   // the writer has nothing to do, and needs a kick
-	buf      []byte // encoded frames that are next to be written
+	rest     []byte // encoded small frames that are next to be written
+	base     []byte // the memory that rest is the end of
+	buf      []byte // those behind them
 	spare    []byte // an empty buffer to continue with
-	frames   int    // in buf
-	flight   int    // bytes handed to Write, and not yet returned from
-	handed   uint64 // bytes ever handed to Write: frames that begin here or later were never sent
+	lanes    lanes  // large frames
+	frames   int    // queued since the writer looked last
+	queued   int    // bytes that are not written yet, but for heads of large frames
+	handed   uint64 // bytes of small frames ever handed to Write, and one: those that begin here or later were never sent
 	lastID   uint64
 	lastUse  int64 // Transport.now of the last call begun or answered
 	pending  map[uint64]*call
@@ -73,11 +66,11 @@ type ping struct {
 }
 
 func (t *Transport) newWire(p *peer, c net.Conn, inbound bool) *wire {
-	keepAlive(c)
+	setUp(c)
 	w := &wire{
 		t: t, peer: p, conn: c, inbound: inbound,
 		done: make(chan struct{}), kick: make(chan struct{}, 1),
-		pending: make(map[uint64]*call), lastUse: t.now(),
+		pending: make(map[uint64]*call), lastUse: t.now(), handed: allHanded + 1,
 		alarm: time.NewTimer(time.Hour), nextCheck: t.now() + int64(t.o.KeepAlive),
 	}
 	w.alarm.Stop()
@@ -113,7 +106,7 @@ func (w *wire) end(reason error) {
 	w.closing.Store(true)
 	close(w.done)
 	calls, handed := w.pending, w.handed
-	w.pending, w.buf, w.spare = nil, nil, nil
+	w.pending, w.buf, w.spare, w.lanes = nil, nil, nil, lanes{}
 	w.mu.Unlock()
 
 	_ = w.conn.Close() // the reason is known already
@@ -149,37 +142,6 @@ func (w *wire) drain() {
 	_ = w.conn.SetWriteDeadline(time.Now().Add(drainTimeout)) // a closed one is drained
 }
 
-// put queues f and reports where it begins. Past the bound it refuses what is not
-// urgent. It needs mu and a living w.
-func (w *wire) put(f *frame, urgent bool) (start uint64, ok bool) {
-	queued := len(w.buf) + w.flight
-	if !urgent && queued > 0 && queued+len(f.payload) > w.t.o.QueueBytes {
-		w.t.m.overloaded.Inc()
-		return 0, false
-	}
-	if w.buf == nil {
-		w.buf, w.spare = w.spare, nil
-	}
-	if w.buf == nil && len(f.payload) >= writeStep {
-		if b, ok := largeBuffers.Get().(*[]byte); ok {
-			w.buf = *b
-		}
-	}
-	start = w.handed + uint64(len(w.buf))
-	w.buf = appendFrame(w.buf, f)
-	w.frames++
-	w.wakeWriter()
-	return start, true
-}
-
-// wakeWriter needs mu.
-func (w *wire) wakeWriter() {
-	if w.waiting {
-		w.waiting = false
-		w.kick <- struct{}{} // has room: one token for each time waiting is set
-	}
-}
-
 // startCall queues a call of Call. The error is errWireEnded, or a definite
 // *fulcrum.Error.
 func (w *wire) startCall(ctx context.Context, ch Channel, payload []byte) (uint64, *call, error) {
@@ -203,39 +165,72 @@ func (w *wire) startCall(ctx context.Context, ch Channel, payload []byte) (uint6
 // queueCall queues c, which has left to be answered. With an error, which is that of
 // startCall, c is still the caller's; without one it may be settled already.
 func (w *wire) queueCall(c *call, now int64, left time.Duration, ch Channel, payload []byte) (uint64, error) {
-	f := frame{kind: kindCall, channel: ch, timeout: uint64((left + time.Millisecond - 1) / time.Millisecond), payload: payload}
+	f := frame{kind: kindCall, channel: ch, timeout: millis(left), payload: payload}
+	var l *large
+	if len(payload) > smallFrame {
+		l = newLarge(&f, now+int64(left), w.t.o.MaxFrameBytes) // not under mu: it copies
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closing.Load() {
-		return 0, errWireEnded
+	err := errWireEnded
+	if !w.closing.Load() {
+		w.lastID++
+		f.id = w.lastID
+		if err = w.putCall(c, &f, l); err == nil {
+			w.pending[f.id] = c
+			w.lastUse = now
+			if c.then != nil {
+				w.wakeBy(c.expires, now)
+			}
+			return f.id, nil
+		}
 	}
-	w.lastID++
-	f.id = w.lastID
-	start, ok := w.put(&f, false)
+	if l != nil {
+		l.recycle()
+	}
+	return 0, err
+}
+
+// putCall queues the frame of c: l, or f if that is nil. It needs mu.
+func (w *wire) putCall(c *call, f *frame, l *large) error {
+	ok := false
+	if l == nil {
+		c.start, ok = w.put(f, false)
+	} else {
+		l.id, c.start, c.large = f.id, notHanded, l
+		ok = w.putLarge(l)
+	}
 	if !ok {
-		return 0, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", len(w.buf)+w.flight, w.t.o.Node, w.peer.id)
+		c.large = nil
+		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", w.queued, w.t.o.Node, w.peer.id)
 	}
-	c.start = start
-	w.pending[f.id] = c
-	w.lastUse = now
-	if c.then != nil {
-		w.wakeBy(c.expires, now)
-	}
-	return f.id, nil
+	return nil
 }
 
-// forget takes a call back; false: someone is answering it.
-func (w *wire) forget(id uint64) bool {
+// forget takes a call back; known: nobody is answering it. unsent: not all of it was sent,
+// and never will be.
+func (w *wire) forget(id uint64) (known, unsent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, ok := w.pending[id]
-	delete(w.pending, id)
-	return ok
+	c := w.pending[id]
+	if c == nil {
+		return false, false
+	}
+	w.takeBack(id, c)
+	return true, c.start == notHanded
 }
 
-// answer queues the answer to a peer's call. If it does not fit the caller hears
-// nothing, and runs into its deadline.
-func (w *wire) answer(id uint64, reply []byte, err error) {
+// takeBack needs mu.
+func (w *wire) takeBack(id uint64, c *call) {
+	if c.large != nil {
+		w.drop(c.large)
+	}
+	delete(w.pending, id)
+}
+
+// answer queues the answer to a peer's call, which ends at its deadline. If it does not
+// fit the caller hears nothing, and runs into that.
+func (w *wire) answer(id uint64, deadline time.Time, reply []byte, err error) {
 	f := frame{kind: kindReply, id: id, payload: reply}
 	if err == nil && len(reply) > w.t.o.MaxFrameBytes {
 		err = fulcrum.Errorf(fulcrum.CodeTooLarge, "answer of %d bytes: at most %d fit", len(reply), w.t.o.MaxFrameBytes)
@@ -243,90 +238,23 @@ func (w *wire) answer(id uint64, reply []byte, err error) {
 	if err != nil {
 		f.kind, f.payload = kindError, fulcrum.AppendError(nil, err)
 	}
+	var l *large
+	if len(f.payload) > smallFrame {
+		l = newLarge(&f, w.t.now()+int64(time.Until(deadline)), w.t.o.MaxFrameBytes) // not under mu: it copies
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.err == nil {
-		w.put(&f, false)
+	sends := w.err == nil
+	if sends {
 		w.lastUse = w.t.now()
-	}
-}
-
-// write writes what is queued until w ends.
-func (w *wire) write() {
-	for {
-		batch, ok := w.next()
-		if !ok {
-			return
-		}
-		for rest := batch; len(rest) > 0; {
-			step := rest[:min(len(rest), writeStep)]
-			w.writeSince.Store(max(1, w.t.now()))
-			n, err := w.conn.Write(step)
-			w.writeSince.Store(0)
-			w.t.m.bytesOut.Add(float64(n))
-			if err != nil {
-				w.end(fmt.Errorf("write: %w", err))
-				return
-			}
-			rest = rest[len(step):]
-		}
-		w.written(batch)
-	}
-}
-
-// next waits for frames and takes all of them; false: w has ended.
-func (w *wire) next() ([]byte, bool) {
-	w.mu.Lock()
-	for w.err == nil && len(w.buf) == 0 {
-		if w.draining {
-			w.mu.Unlock()
-			w.end(errStopping)
-			return nil, false
-		}
-		w.waiting = true
-		w.mu.Unlock()
-		select {
-		case <-w.kick:
-			runtime.Gosched() // whoever is ready to queue more goes first: fewer, larger writes
-		case <-w.done:
-		}
-		w.mu.Lock()
-	}
-	defer w.mu.Unlock()
-	if w.err != nil {
-		return nil, false
-	}
-	batch := w.buf
-	w.buf, w.spare = w.spare, nil
-	w.flight = len(batch)
-	w.handed += uint64(len(batch))
-	if w.ping.id != 0 && w.ping.asked == 0 && w.handed >= w.ping.end {
-		w.ping.asked = w.t.now()
-	}
-	w.t.m.framesOut.Add(float64(w.frames))
-	w.frames = 0
-	return batch, true
-}
-
-// written takes the buffer back.
-func (w *wire) written(batch []byte) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.flight = 0
-	if w.ping.asked != 0 && w.ping.outFor == 0 {
-		w.ping.outFor = w.t.now()
-	}
-	if size := cap(batch); size > keepBuffer && size <= lendBuffer {
-		batch = batch[:0]
-		largeBuffers.Put(&batch)
-		return
-	}
-	if w.err == nil && cap(batch) <= keepBuffer {
-		if w.buf == nil {
-			w.buf = batch[:0]
+		if l == nil {
+			w.put(&f, false)
 		} else {
-			w.spare = batch[:0]
+			sends = w.putLarge(l)
 		}
+	}
+	if l != nil && !sends {
+		l.recycle()
 	}
 }
 
@@ -349,9 +277,9 @@ func (w *wire) heard() {
 // read takes frames apart until w ends. A bad frame ends it: nobody knows where the
 // next one would begin.
 func (w *wire) read() {
-	r := bufio.NewReaderSize(w, readBuffer)
+	frames := newJoiner(bufio.NewReaderSize(w, readBuffer), w.t.o.MaxFrameBytes, w.takes, w.t.now)
 	for {
-		f, _, err := readFrame(r, w.t.o.MaxFrameBytes)
+		f, err := frames.next()
 		if err == nil {
 			w.t.m.framesIn.Inc()
 			err = w.take(f)
@@ -369,6 +297,14 @@ func (w *wire) read() {
 		w.end(err)
 		return
 	}
+}
+
+// takes reports whether large frames of a kind come from the peer.
+func (w *wire) takes(k kind) bool {
+	if w.inbound {
+		return k == kindCall
+	}
+	return k == kindReply || k == kindError
 }
 
 // take acts on one frame.

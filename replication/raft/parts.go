@@ -170,11 +170,10 @@ func (in *instance) mayPass(err error, tries int) bool {
 func (in *instance) timed(to fulcrum.NodeID, begun time.Time, size int, b []byte, err error) (protocol.Reply, error) {
 	took := time.Since(begun)
 	reply, thought, err := in.opened(to, b, err)
-	var e *fulcrum.Error
 	switch f := in.core.flows.of(to); {
 	case err == nil:
 		f.took(size, max(0, took-thought))
-	case errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &e): // it was sent
+	case errors.Is(err, context.DeadlineExceeded): // all of it was sent, or too much was before it
 		f.missed()
 	default:
 		f.anew()
