@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -129,6 +130,38 @@ func BenchmarkGo(b *testing.B) {
 			}
 			chains.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+		})
+	}
+}
+
+// BenchmarkLargeCalls sends large payloads over loopback.
+func BenchmarkLargeCalls(b *testing.B) {
+	for _, size := range []int{16 << 10, 256 << 10, 4 << 20} {
+		b.Run(fmt.Sprint(size>>10, " KiB, 4 callers"), func(b *testing.B) {
+			a, _ := overLoopback(b)
+			payload := make([]byte, size)
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+			defer cancel()
+			tokens := make(chan struct{}, 4096)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			b.ResetTimer()
+			var callers sync.WaitGroup
+			for range 4 {
+				callers.Go(func() {
+					for range tokens {
+						if _, err := a.Call(ctx, "b", chDiscard, payload); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			for range b.N {
+				tokens <- struct{}{}
+			}
+			close(tokens)
+			callers.Wait()
 		})
 	}
 }

@@ -11,6 +11,10 @@ import (
 // are small, and before what is large.
 const smallFrame = 4 << 10
 
+// mediumFrame is the largest payload of a frame that goes as a small one where the link
+// takes it at once, with all that is queued: that is cheaper.
+const mediumFrame = 32 << 10
+
 // large is a frame that is not small. It waits in a lane, from which it goes whole or in
 // pieces, as the link allows.
 //
@@ -34,7 +38,7 @@ type large struct {
 // headRoom is what the head of a piece takes at the most.
 const headRoom = frameHeader + maxHead
 
-// lendBuffer is the most memory of a large frame that is used again.
+// lendBuffer is the largest payload whose memory is used again.
 const lendBuffer = 4 << 20
 
 // larges are large frames that were sent, by lane, so that they fit what comes next.
@@ -58,9 +62,9 @@ func newLarge(f *frame, expires int64, maxPayload int) *large {
 	return l
 }
 
-// recycle keeps the memory of l, which nobody may know any more, for another one.
+// recycle keeps the memory of l, which nobody may know any more, for another one. l may be nil.
 func (l *large) recycle() {
-	if cap(l.mem) <= lendBuffer {
+	if l != nil && l.size() <= lendBuffer {
 		larges[l.lane].Put(l)
 	}
 }

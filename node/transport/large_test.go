@@ -57,7 +57,8 @@ func TestTurns(t *testing.T) {
 		waits := make(map[uint64]int) // turns since a frame was queued
 		take := func() {
 			step := rapid.SampledFrom([]int{minStep, firstStep, maxStep}).Draw(t, "step")
-			if !w.next(&tn, step) {
+			w.step = step
+			if !w.next(&tn) {
 				t.Fatal("the wire ended")
 			}
 			small := len(tn.small)
@@ -69,7 +70,7 @@ func TestTurns(t *testing.T) {
 				t.Fatalf("a turn has %d bytes of what is large, with a step of %d", n, step)
 			}
 			wire = append(append(wire, a...), b...)
-			w.written(&tn, a)
+			w.written(&tn, a, 0, 0)
 			for id := range waits {
 				waits[id]++
 			}
@@ -157,7 +158,8 @@ func TestLanesTakeTurns(t *testing.T) {
 				queue(4000)
 			}
 		}
-		w.next(&tn, minStep)
+		w.step = minStep
+		w.next(&tn)
 		a, _ := tn.encode(0)
 		for _, p := range tn.pieces {
 			served[p.l.lane] += p.n
@@ -165,7 +167,7 @@ func TestLanesTakeTurns(t *testing.T) {
 				order = append(order, p.l.lane)
 			}
 		}
-		w.written(&tn, a)
+		w.written(&tn, a, 0, 0)
 	}
 	for lane := range laneCount {
 		if !slices.Contains(last, uint64(lane)) {

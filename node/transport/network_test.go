@@ -23,7 +23,8 @@ const (
 	chFail
 	chHang // until its ctx ends
 	chBig
-	chAsync // answered at once; what is empty is not taken
+	chAsync   // answered at once; what is empty is not taken
+	chDiscard // answered with nothing
 )
 
 // network connects transports through net.Pipe, with the faults of each node around
@@ -137,6 +138,7 @@ func handleAll(tr *transport.Transport) {
 	}
 	tr.Handle(chEcho, echo)
 	tr.HandleFast(chFast, echo)
+	tr.Handle(chDiscard, func(context.Context, fulcrum.NodeID, []byte) ([]byte, error) { return nil, nil })
 	tr.Handle(chFail, func(context.Context, fulcrum.NodeID, []byte) ([]byte, error) {
 		return nil, fulcrum.Errorf(fulcrum.CodeConflict, "it was changed meanwhile").WithHint("look again")
 	})

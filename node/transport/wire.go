@@ -44,6 +44,7 @@ type wire struct {
 	spare    []byte // an empty buffer to continue with
 	lanes    lanes  // large frames
 	frames   int    // queued since the writer looked last
+	step     int    // of what is large, in a turn
 	queued   int    // bytes that are not written yet, but for heads of large frames
 	handed   uint64 // bytes of small frames ever handed to Write, and one: those that begin here or later were never sent
 	lastID   uint64
@@ -70,7 +71,7 @@ func (t *Transport) newWire(p *peer, c net.Conn, inbound bool) *wire {
 	w := &wire{
 		t: t, peer: p, conn: c, inbound: inbound,
 		done: make(chan struct{}), kick: make(chan struct{}, 1),
-		pending: make(map[uint64]*call), lastUse: t.now(), handed: allHanded + 1,
+		pending: make(map[uint64]*call), lastUse: t.now(), handed: allHanded + 1, step: firstStep,
 		alarm: time.NewTimer(time.Hour), nextCheck: t.now() + int64(t.o.KeepAlive),
 	}
 	w.alarm.Stop()
@@ -166,45 +167,26 @@ func (w *wire) startCall(ctx context.Context, ch Channel, payload []byte) (uint6
 // startCall, c is still the caller's; without one it may be settled already.
 func (w *wire) queueCall(c *call, now int64, left time.Duration, ch Channel, payload []byte) (uint64, error) {
 	f := frame{kind: kindCall, channel: ch, timeout: millis(left), payload: payload}
-	var l *large
-	if len(payload) > smallFrame {
-		l = newLarge(&f, now+int64(left), w.t.o.MaxFrameBytes) // not under mu: it copies
-	}
+	l := w.early(&f, now+int64(left))
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	err := errWireEnded
-	if !w.closing.Load() {
-		w.lastID++
-		f.id = w.lastID
-		if err = w.putCall(c, &f, l); err == nil {
-			w.pending[f.id] = c
-			w.lastUse = now
-			if c.then != nil {
-				w.wakeBy(c.expires, now)
-			}
-			return f.id, nil
-		}
-	}
-	if l != nil {
+	if w.closing.Load() {
 		l.recycle()
+		return 0, errWireEnded
 	}
-	return 0, err
-}
-
-// putCall queues the frame of c: l, or f if that is nil. It needs mu.
-func (w *wire) putCall(c *call, f *frame, l *large) error {
-	ok := false
-	if l == nil {
-		c.start, ok = w.put(f, false)
-	} else {
-		l.id, c.start, c.large = f.id, notHanded, l
-		ok = w.putLarge(l)
-	}
+	w.lastID++
+	f.id = w.lastID
+	start, l, ok := w.queue(&f, l, now+int64(left))
 	if !ok {
-		c.large = nil
-		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", w.queued, w.t.o.Node, w.peer.id)
+		return 0, fulcrum.Errorf(fulcrum.CodeOverloaded, "%d bytes wait to be sent from %s to %s", w.queued, w.t.o.Node, w.peer.id)
 	}
-	return nil
+	c.start, c.large = start, l
+	w.pending[f.id] = c
+	w.lastUse = now
+	if c.then != nil {
+		w.wakeBy(c.expires, now)
+	}
+	return f.id, nil
 }
 
 // forget takes a call back; known: nobody is answering it. unsent: not all of it was sent,
@@ -238,24 +220,16 @@ func (w *wire) answer(id uint64, deadline time.Time, reply []byte, err error) {
 	if err != nil {
 		f.kind, f.payload = kindError, fulcrum.AppendError(nil, err)
 	}
-	var l *large
-	if len(f.payload) > smallFrame {
-		l = newLarge(&f, w.t.now()+int64(time.Until(deadline)), w.t.o.MaxFrameBytes) // not under mu: it copies
-	}
+	expires := w.t.now() + int64(time.Until(deadline))
+	l := w.early(&f, expires)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	sends := w.err == nil
-	if sends {
-		w.lastUse = w.t.now()
-		if l == nil {
-			w.put(&f, false)
-		} else {
-			sends = w.putLarge(l)
-		}
-	}
-	if l != nil && !sends {
+	if w.err != nil {
 		l.recycle()
+		return
 	}
+	w.lastUse = w.t.now()
+	w.queue(&f, l, expires)
 }
 
 // Read makes w the reader under its own bufio.Reader: it notes every sign of life.

@@ -49,6 +49,32 @@ func (w *wire) full(size int) bool {
 	return true
 }
 
+// early is f as a large frame, nil if it may go as a small one. It does not need mu: it copies.
+func (w *wire) early(f *frame, expires int64) *large {
+	if len(f.payload) <= mediumFrame {
+		return nil
+	}
+	return newLarge(f, expires, w.t.o.MaxFrameBytes)
+}
+
+// queue queues f, as l if that is not nil, and reports as what, and where it begins. l is
+// not the caller's any more. It needs mu and a living w.
+func (w *wire) queue(f *frame, l *large, expires int64) (start uint64, _ *large, ok bool) {
+	if size := len(f.payload); l == nil && size > smallFrame && (w.queued+size > w.step || w.lanes.head() != nil) {
+		l = newLarge(f, expires, w.t.o.MaxFrameBytes)
+	}
+	if l == nil {
+		start, ok = w.put(f, false)
+		return start, nil, ok
+	}
+	l.id = f.id
+	if !w.putLarge(l) {
+		l.recycle()
+		return 0, nil, false
+	}
+	return notHanded, l, true
+}
+
 // put queues a small frame and reports where it begins. Past the bound it refuses what is
 // not urgent. It needs mu and a living w.
 func (w *wire) put(f *frame, urgent bool) (start uint64, ok bool) {
@@ -120,17 +146,13 @@ type piece struct {
 // write writes what is queued until w ends.
 func (w *wire) write() {
 	var t turn
-	step := firstStep
-	for w.next(&t, step) {
+	for w.next(&t) {
 		begun := w.t.now()
 		first, second := t.encode(begun)
 		if !w.send(first) || !w.send(second) {
 			return
 		}
-		if len(t.pieces) > 0 {
-			step = paced(step, len(first)+len(second), time.Duration(w.t.now()-begun))
-		}
-		w.written(&t, first)
+		w.written(&t, first, len(first)+len(second), time.Duration(w.t.now()-begun))
 	}
 }
 
@@ -185,7 +207,7 @@ func (w *wire) send(b []byte) bool {
 }
 
 // next waits for frames and says what to send; false: w has ended.
-func (w *wire) next(t *turn, step int) bool {
+func (w *wire) next(t *turn) bool {
 	t.small, t.alone, t.pieces = nil, false, t.pieces[:0]
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -194,7 +216,7 @@ func (w *wire) next(t *turn, step int) bool {
 			return false
 		}
 		w.takeSmall(t)
-		w.takeLarge(t, step)
+		w.takeLarge(t)
 		w.t.m.framesOut.Add(float64(w.frames))
 		w.frames = 0
 		if len(t.small) > 0 || len(t.pieces) > 0 {
@@ -255,10 +277,10 @@ func wholeFrames(b []byte, limit int) int {
 	}
 }
 
-// takeLarge takes about step bytes of what is large: whole frames that fit together in one
+// takeLarge takes about a step of what is large: whole frames that fit together in one
 // write, and at the end one piece, or one frame that does not. It needs mu.
-func (w *wire) takeLarge(t *turn, step int) {
-	size := len(t.small)
+func (w *wire) takeLarge(t *turn) {
+	size, step := len(t.small), w.step
 	for left := step; ; {
 		l := w.lanes.head()
 		if l == nil {
@@ -295,10 +317,12 @@ func (w *wire) takeLarge(t *turn, step int) {
 	}
 }
 
-// written takes the memory of t back, of which first was the first write.
-func (w *wire) written(t *turn, first []byte) {
+// written takes the memory of t back, of which first was the first write, and notes how
+// long its n bytes took.
+func (w *wire) written(t *turn, first []byte, n int, took time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.step = paced(w.step, n, took)
 	w.queued -= len(t.small)
 	for _, p := range t.pieces {
 		w.queued -= p.n
