@@ -253,7 +253,9 @@ func (p *peer) stats() PeerStats {
 	p.mu.Unlock()
 	if w != nil {
 		w.mu.Lock()
-		s.QueueBytes += w.queued
+		if w.err == nil {
+			s.QueueBytes += w.queued
+		}
 		w.mu.Unlock()
 	}
 	return s

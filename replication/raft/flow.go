@@ -9,10 +9,9 @@ import (
 
 // flow is how many bytes of a group go to a peer at once, and fits itself to the link.
 //
-// All that goes to a node shares one connection, where what is small waits behind what is
-// large: a heartbeat behind an append, also one of another group. So a leader that sent as
-// much as is allowed would lose its peers over a slow link, and no call would be answered
-// before its deadline.
+// All that goes to a node shares one link. What is small passes what is large there where
+// the network lets it, as node/transport does; but a leader that sent as much as is allowed
+// would have no append answered before its deadline over a slow link, nor would others.
 //
 // Invariant: of what a follower lacks, at most bytes() are under way to it at any time (an
 // append or a part of one, or a chunk of a snapshot), and when the link takes longer than
