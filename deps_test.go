@@ -51,7 +51,7 @@ var house = map[string]imports{
 	// The edges: each knows one thing outside (a disk, a network, a protocol of clients)
 	// and no other edge.
 	"node/netfault":         {house: []string{"", "node/fault"}},
-	"node/transport":        {house: []string{""}, library: []string{prometheus}},
+	"node/transport":        {house: []string{""}, library: []string{prometheus, xsys}},
 	"node/membership":       {house: []string{""}, library: []string{"github.com/hashicorp/memberlist", prometheus, xsync}},
 	"node/storage":          {house: []string{"", "mutant", "replication"}, library: []string{pebble, "go.etcd.io/bbolt", btree, prometheus, xsync, xsys}},
 	"node/catalog":          {house: []string{"", "consistency", "partition"}},
