@@ -147,8 +147,8 @@ func (j *joiner) begin(f *frame) (*partial, error) {
 		return nil, fmt.Errorf("%w: the first piece of frame %d is cut short", errBadFrame, f.id)
 	case !j.takes(kind(f.payload[0])):
 		return nil, fmt.Errorf("%w: kind %d has no place in pieces in this direction", errBadFrame, f.payload[0])
-	case size > uint64(j.max):
-		return nil, fmt.Errorf("%w: payload of %d bytes in pieces, want at most %d", errBadFrame, size, j.max)
+	case size == 0 || size > uint64(j.max):
+		return nil, fmt.Errorf("%w: payload of %d bytes in pieces, want 1 to %d", errBadFrame, size, j.max)
 	case j.open[f.id] != nil:
 		return nil, fmt.Errorf("%w: frame %d begins twice", errBadFrame, f.id)
 	case len(j.open) == maxOpen || j.total+int(size) > 2*j.max:

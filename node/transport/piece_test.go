@@ -149,13 +149,13 @@ func TestJoinerRefuses(t *testing.T) {
 		{"an announcement cut short", checked(byte(kindBegin), 1, 0, 0, byte(kindCall)), errBadFrame, "first piece of frame 1 is cut short"},
 		{"no announcement", checked(byte(kindBegin), 1, 0, 0), errBadFrame, "first piece of frame 1 is cut short"},
 		{"a length without end", checked(byte(kindBegin), 1, 0, 0, byte(kindCall), 0xff, 0xff), errBadFrame, "first piece of frame 1 is cut short"},
-		{"a length over the limit", first(1, kindCall, testLimit+1, "x"), errBadFrame, "100001 bytes in pieces, want at most 100000"},
-		{"a length over all limits", first(1, kindCall, 1<<63, "x"), errBadFrame, "want at most 100000"},
+		{"a length over the limit", first(1, kindCall, testLimit+1, "x"), errBadFrame, "100001 bytes in pieces, want 1 to 100000"},
+		{"a length over all limits", first(1, kindCall, 1<<63, "x"), errBadFrame, "want 1 to 100000"},
 		{"a ping in pieces", first(1, kindPing, 10, "x"), errBadFrame, "kind 4 has no place in pieces"},
 		{"pieces in pieces", first(1, kindBegin, 10, "x"), errBadFrame, "kind 6 has no place in pieces"},
 		{"a first piece of nothing", first(1, kindCall, 10, ""), errBadFrame, "a piece of 0 bytes of frame 1, of which 0 of 10"},
 		{"more in a first piece than announced", first(1, kindCall, 2, "xxx"), errBadFrame, "a piece of 3 bytes of frame 1, of which 0 of 2"},
-		{"an empty frame in pieces", first(1, kindCall, 0, ""), errBadFrame, "a piece of 0 bytes"},
+		{"an empty frame in pieces", first(1, kindCall, 0, ""), errBadFrame, "payload of 0 bytes in pieces"},
 		{"more than announced", slices.Concat(first(1, kindCall, 10, "hello"), more(1, "worlds")), errBadFrame, "a piece of 6 bytes of frame 1, of which 5 of 10"},
 		{"a later piece of nothing", slices.Concat(first(1, kindCall, 10, "hello"), more(1, "")), errBadFrame, "a piece of 0 bytes of frame 1, of which 5"},
 		{"a piece of what was not begun", more(1, "x"), errBadFrame, "frame 1, which was not begun"},
@@ -284,6 +284,7 @@ func FuzzPieces(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(body(first(1, kindCall, 10, "hello"), first(2, kindReply, 3, "x"), more(1, "world"), drop(2, "")))
 	f.Add(body(first(1, kindCall, 1<<40, "hello"), more(2, "x")))
+	f.Add(body(checked(byte(kindBegin), 1, 0, 0, byte(kindCall), 0x80, 0x80, 0)))
 	f.Add(body(first(1, kindError, 5, "hello"), drop(1, ""), checked(byte(kindPing), 1, 0, 0)))
 	const limit = 1 << 10
 	f.Fuzz(func(t *testing.T, b []byte) {
