@@ -78,7 +78,9 @@ func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest)
 	case "born":
 		return n.bornFor(from, req.Life)
 	case "status":
-		return n.localStatus(), nil
+		return n.localStatus(n.counted), nil
+	case "progress":
+		return n.localStatus(progress), nil
 	case "leads":
 		return n.leadership(), nil
 	}

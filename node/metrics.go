@@ -253,7 +253,7 @@ func (g gauges) Collect(ch chan<- prometheus.Metric) {
 			if !ok {
 				continue
 			}
-			status := h.group.Status()
+			status := n.counted(h)
 			s.add(status)
 			if ref, ok := st.Group(h.shard); ok && ref.Shard.Learns(n.opt.Name) {
 				s.learning++

@@ -22,19 +22,32 @@ type replicaStatus struct {
 	Damaged string `json:",omitempty"` // it does not run: its data is damaged. Epoch is 0 then
 }
 
-// nodeStatus is the answer to "status".
+// nodeStatus is the answer to "status", and to "progress", which counts no keys.
 type nodeStatus map[fulcrum.GroupID]replicaStatus
 
-func (n *Node) localStatus() nodeStatus {
+func (n *Node) localStatus(of func(*hosted) replication.Status) nodeStatus {
 	out := nodeStatus{}
 	for _, h := range n.host.all() {
-		out[h.shard] = replicaStatus{Epoch: h.epoch, Status: h.group.Status()}
+		out[h.shard] = replicaStatus{Epoch: h.epoch, Status: of(h)}
 	}
 	for _, d := range n.store.Damages() {
 		out[d.Group] = replicaStatus{Damaged: d.Why}
 	}
 	return out
 }
+
+// counted is the status of a replica with its keys counted: Status knows them roughly,
+// as every request asks for it.
+func (n *Node) counted(h *hosted) replication.Status {
+	s := h.group.Status()
+	if keys, bytes, err := n.store.Count(h.shard); err == nil {
+		s.Keys, s.Bytes = keys, bytes
+	}
+	return s
+}
+
+// progress is the status of a replica without a count: enough for whoever asks often.
+func progress(h *hosted) replication.Status { return h.group.Status() }
 
 // statusCache keeps what all nodes said for a moment, so that status pages, scrapes
 // and DBSIZE do not each ask everybody.
@@ -57,17 +70,26 @@ func (n *Node) everyStatus(ctx context.Context) map[fulcrum.NodeID]nodeStatus {
 	if time.Since(at) < statusFresh {
 		return last
 	}
+	out := n.askStatus(ctx, adminRequest{Do: "status"}, n.counted)
+	n.status.mu.Lock()
+	n.status.last, n.status.at = out, time.Now()
+	n.status.mu.Unlock()
+	return out
+}
+
+// askStatus asks all nodes, this one by a call of its own.
+func (n *Node) askStatus(ctx context.Context, req adminRequest, here func(*hosted) replication.Status) map[fulcrum.NodeID]nodeStatus {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	out := map[fulcrum.NodeID]nodeStatus{n.opt.Name: n.localStatus()}
+	out := map[fulcrum.NodeID]nodeStatus{n.opt.Name: n.localStatus(here)}
 	for _, id := range n.machine.State().NodeNames() {
 		if id == n.opt.Name {
 			continue
 		}
 		wg.Go(func() {
-			if s, err := ask[nodeStatus](ctx, n, id, adminRequest{Do: "status"}); err == nil {
+			if s, err := ask[nodeStatus](ctx, n, id, req); err == nil {
 				mu.Lock()
 				out[id] = s
 				mu.Unlock()
@@ -75,9 +97,6 @@ func (n *Node) everyStatus(ctx context.Context) map[fulcrum.NodeID]nodeStatus {
 		})
 	}
 	wg.Wait()
-	n.status.mu.Lock()
-	n.status.last, n.status.at = out, time.Now()
-	n.status.mu.Unlock()
 	return out
 }
 
@@ -120,10 +139,8 @@ func (n *Node) Synced(ctx context.Context, keyspace string, want int) (int, erro
 }
 
 func (n *Node) syncedNow(ctx context.Context, ks *catalog.Keyspace) int {
-	n.status.mu.Lock()
-	n.status.at = time.Time{} // this answer must be newer than the writes before it
-	n.status.mu.Unlock()
-	all := n.everyStatus(context.WithoutCancel(ctx))
+	// Not everyStatus: this answer must be newer than the writes before it.
+	all := n.askStatus(context.WithoutCancel(ctx), adminRequest{Do: "progress"}, progress)
 	least := -1
 	for _, sh := range ks.Shards {
 		var last uint64

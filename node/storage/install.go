@@ -115,7 +115,7 @@ func (st *state) replace(m standing) (old []byte) {
 	defer st.mu.Unlock()
 	old, st.home = st.home.name, st.key.home(m.gen)
 	st.s.overlayBytes.Add(-st.live.bytes)
-	st.live, st.fresh = newOverlay(), 0
+	st.live = newOverlay()
 	st.applied, st.extra, st.base, st.dirty = m.applied, m.extra, m, false
 	st.pieces, st.base.pieces = newPieces(m.pieces), nil
 	st.turns++

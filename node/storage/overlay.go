@@ -14,6 +14,8 @@ import (
 type overlay struct {
 	tree  *btree.BTreeG[item]
 	bytes int64 // of entries put, replaced ones included: what the log would replay
+	keys  int   // of the entries in the tree those that are no removals,
+	held  int64 // and the bytes of their keys and values
 }
 
 // item is an entry with the first bytes of its key beside it, as numbers that are in the
@@ -50,9 +52,21 @@ const entryOverhead = 96
 
 func (o *overlay) put(e fulcrum.Entry) int64 {
 	n := int64(len(e.Key)+len(e.Value)) + entryOverhead
-	o.tree.Set(itemOf(&e))
+	o.set(itemOf(&e))
 	o.bytes += n
 	return n
+}
+
+// set puts an item in the place of what has its key.
+func (o *overlay) set(e item) {
+	if old, ok := o.tree.Set(e); ok && !removal(*old.Entry) {
+		o.keys--
+		o.held -= bytesOf(*old.Entry)
+	}
+	if !removal(*e.Entry) {
+		o.keys++
+		o.held += bytesOf(*e.Entry)
+	}
 }
 
 func (o *overlay) get(key []byte) (fulcrum.Entry, bool) {
@@ -71,7 +85,7 @@ func (o *overlay) copy() *overlay {
 	if o == nil {
 		return nil
 	}
-	return &overlay{tree: o.tree.Copy(), bytes: o.bytes}
+	return &overlay{tree: o.tree.Copy(), bytes: o.bytes, keys: o.keys, held: o.held}
 }
 
 // source yields the entries of start <= key < end in order.

@@ -34,7 +34,6 @@ type state struct {
 	base    standing          // in the file; its extra is not used
 	home    home              // the bucket of base.gen
 	target  standing          // what the commit under way will leave
-	fresh   int               // keys put since the last freeze, some perhaps not new
 	turns   uint64            // how often frozen, gen or everything was replaced
 	dropped bool
 }
@@ -252,7 +251,6 @@ func (st *state) Apply(index uint64, entries []fulcrum.Entry, extra map[string][
 	if st.s.overlayBytes.Add(size) > commitBytes {
 		notify(st.s.muchC)
 	}
-	st.fresh += len(entries)
 	st.applied = index
 	st.setExtra(extra)
 	if !st.dirty {
@@ -328,25 +326,31 @@ func (st *state) Extra(key string) ([]byte, error) {
 	return slices.Clone(st.extra[key]), nil
 }
 
-// Keys counts entries, tombstones included; between commits it counts each write
-// as a new key.
+// Keys counts entries, tombstones included, and each key that waits for the engine as
+// new; Store.Count knows better.
 func (st *state) Keys() int {
 	st.mu.RLock()
 	defer st.mu.RUnlock()
-	return st.base.keys + st.fresh
+	n := st.base.keys
+	for _, o := range []*overlay{st.live, st.frozen} {
+		if o != nil {
+			n += o.tree.Len()
+		}
+	}
+	return n
 }
 
-// Bytes counts keys and values; between commits it counts each write as new.
+// Bytes counts keys and values, as Keys does.
 func (st *state) Bytes() int64 {
 	st.mu.RLock()
 	defer st.mu.RUnlock()
 	n := st.base.bytes
 	for _, o := range []*overlay{st.live, st.frozen} {
 		if o != nil {
-			n += o.bytes - int64(o.tree.Len())*entryOverhead
+			n += o.held
 		}
 	}
-	return max(n, 0)
+	return n
 }
 
 // stored reports whether there is anything worth listing.
@@ -381,7 +385,7 @@ func (st *state) thaw() {
 		return
 	}
 	st.live.tree.Scan(func(e item) bool {
-		st.frozen.tree.Set(e)
+		st.frozen.set(e)
 		return true
 	})
 	st.frozen.bytes += st.live.bytes
@@ -456,7 +460,6 @@ func (st *state) committed(m standing) {
 	defer st.mu.Unlock()
 	st.s.overlayBytes.Add(-st.frozen.bytes)
 	st.frozen = nil
-	st.fresh = st.live.tree.Len()
 	st.base = m
 	st.turns++
 }

@@ -307,6 +307,16 @@ func TestStateIsAMap(t *testing.T) {
 					}
 					ok(h.want.sameScan(h.v, nil, nil))
 				}
+				for i, k := range keys {
+					if k.part != "" {
+						continue
+					}
+					n, b, err := s.Count(k.group)
+					ok(err)
+					if m := models[i]; n != len(m.entries) || b != int64(size(m)) {
+						t.Fatalf("group %d: counted %d keys, %d bytes; want %d, %d", k.group, n, b, len(m.entries), size(m))
+					}
+				}
 			},
 		})
 		closeViews()

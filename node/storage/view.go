@@ -19,6 +19,7 @@ type view struct {
 	over  []*overlay // newest first
 	index uint64
 	extra map[string][]byte
+	base  standing // in the file, as memory knows it
 	kept  pieces
 	tx    *bbolt.Tx // nil once closed
 }
@@ -76,7 +77,7 @@ func (st *state) cover(tx *bbolt.Tx, turns uint64) (*view, error) {
 	if st.turns != turns {
 		return nil, nil
 	}
-	v := &view{st: st, home: st.home, index: st.applied, extra: st.extra, kept: st.pieces.copy(), tx: tx}
+	v := &view{st: st, home: st.home, index: st.applied, extra: st.extra, base: st.base, kept: st.pieces.copy(), tx: tx}
 	v.over = append(v.over, st.live.copy())
 	if st.frozen != nil {
 		v.over = append(v.over, st.frozen)
