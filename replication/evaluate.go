@@ -21,7 +21,7 @@ type Evaluation struct {
 // stamp must be newer than anything stored. It changes nothing.
 //
 // When Atomic, a write that fails or whose own condition does not hold undoes the whole
-// branch: then only its Result says anything. An OpGet cannot fail.
+// branch: then only its Result says anything, and has its key. An OpGet cannot fail.
 func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), stamp fulcrum.Version, now int64, maxValue int) (Evaluation, error) {
 	out := Evaluation{Last: stamp}
 	writes := req.Writes
@@ -50,7 +50,7 @@ func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), sta
 		switch {
 		case res.Applied:
 		case req.Atomic && len(writes) > 1 && w.Op != fulcrum.OpGet:
-			refuseAll(out.Results, i)
+			refuseAll(out.Results, i, w.Key)
 			out.Entries = nil
 			return out, nil
 		default:
@@ -82,7 +82,10 @@ func hold(conditions []fulcrum.Compare, get func(key []byte) (fulcrum.Entry, err
 	return all || mutant.On("txn-compare-ignored"), nil // mutant: Then runs whatever stands there
 }
 
-func refuseAll(results []fulcrum.Result, culprit int) {
+// refuseAll leaves the culprit's result alone, which has the key also where nothing stands
+// there: so it is known again.
+func refuseAll(results []fulcrum.Result, culprit int, key []byte) {
+	results[culprit].Entry.Key = key
 	for i := range results {
 		if i != culprit {
 			results[i] = fulcrum.Result{}

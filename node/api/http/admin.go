@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"slices"
@@ -122,9 +123,31 @@ func jsonBody(w nethttp.ResponseWriter, r *nethttp.Request, v any) error {
 	return decode(b, v)
 }
 
+// noZeros refuses numbers of a keyspace that are given and below 1: where a 0 is written
+// the default is not meant, which it is where nothing is.
+func noZeros(b []byte) error {
+	var given struct{ Shards, Replicas *int }
+	if err := json.Unmarshal(b, &given); err != nil {
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %w", err)
+	}
+	for what, n := range map[string]*int{"shards": given.Shards, "replicas": given.Replicas} {
+		if n != nil && *n < 1 {
+			return fulcrum.Errorf(fulcrum.CodeInvalid, "%d %s: want 1 or more", *n, what).WithHint("leave %s out for the default", what)
+		}
+	}
+	return nil
+}
+
 func (h *handler) createKeyspace(w nethttp.ResponseWriter, r *nethttp.Request) {
 	var spec fulcrum.KeyspaceSpec
-	err := jsonBody(w, r, &spec)
+	var b json.RawMessage
+	err := jsonBody(w, r, &b)
+	if err == nil {
+		err = decode(b, &spec)
+	}
+	if err == nil {
+		err = noZeros(b)
+	}
 	if err == nil && spec.Name == "" {
 		err = fulcrum.Errorf(fulcrum.CodeInvalid, "a keyspace needs a name")
 	}
@@ -267,6 +290,11 @@ func (h *handler) healFaults(w nethttp.ResponseWriter, r *nethttp.Request) {
 }
 
 func (h *handler) healFault(w nethttp.ResponseWriter, r *nethttp.Request, id string) {
+	known := func(f fulcrum.Fault) bool { return f.ID == id }
+	if h.AllowFaults && !slices.ContainsFunc(h.Backend.Faults(), known) {
+		h.fail(w, r, fulcrum.Errorf(fulcrum.CodeNotFound, "no fault %q is active on this node", id).WithHint("GET /v1/faults lists those that are"))
+		return
+	}
 	h.heal(w, r, []string{id})
 }
 

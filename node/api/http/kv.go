@@ -277,6 +277,9 @@ func scanOf(q url.Values) (api.Scan, error) {
 		}
 		return nil
 	}
+	if err := nonEmpty(q, "after"); err != nil {
+		return api.Scan{}, err
+	}
 	req := api.Scan{Prefix: bytesOf("prefix"), Start: bytesOf("start"), End: bytesOf("end"), After: bytesOf("after")}
 	for name, b := range map[string][]byte{"prefix": req.Prefix, "start": req.Start, "end": req.End, "after": req.After} {
 		if len(b) > fulcrum.MaxKeyBytes+1 { // an end may be one byte above the largest key

@@ -1,10 +1,13 @@
 package httpapi
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +44,21 @@ func query(r *nethttp.Request, known ...string) (url.Values, error) {
 	return q, nil
 }
 
+// nonEmpty refuses parameters that are there and empty: what a script could not fill in
+// must not mean the default.
+func nonEmpty(q url.Values, names ...string) error {
+	for _, name := range names {
+		if q.Has(name) && q.Get(name) == "" {
+			return fulcrum.Errorf(fulcrum.CodeInvalid, "empty %s", name).WithHint("give %s a value, or leave it out", name)
+		}
+	}
+	return nil
+}
+
 func levelOf(q url.Values) (consistency.Level, error) {
+	if err := nonEmpty(q, "level"); err != nil {
+		return consistency.Level{}, err
+	}
 	l, err := consistency.ParseLevel(q.Get("level"))
 	if err != nil {
 		return l, fulcrum.Errorf(fulcrum.CodeLevel, "%w", err)
@@ -51,10 +68,10 @@ func levelOf(q url.Values) (consistency.Level, error) {
 
 // ttlOf reads a duration ("90s") or whole seconds ("90"); 0 is no expiry.
 func ttlOf(q url.Values) (time.Duration, error) {
-	s := q.Get("ttl")
-	if s == "" {
+	if !q.Has("ttl") {
 		return 0, nil
 	}
+	s := q.Get("ttl")
 	d, err := time.ParseDuration(s)
 	if seconds, intErr := strconv.ParseInt(s, 10, 64); intErr == nil {
 		d, err = min(time.Duration(seconds), maxTTL)*time.Second, nil
@@ -103,16 +120,60 @@ func body(w nethttp.ResponseWriter, r *nethttp.Request, limit int) ([]byte, erro
 
 // decode reads one JSON value into v: no unknown field, nothing behind it.
 func decode(b []byte, v any) error {
-	d := json.NewDecoder(strings.NewReader(string(b)))
+	err := strictly(b, v)
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF):
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: want JSON, got nothing")
+	case errors.As(err, &wrong):
+		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %s", mismatch(wrong))
+	}
+	return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %s", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// strictly is decode with the decoder's own errors, for what stands inside of a body.
+func strictly(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		if errors.Is(err, io.EOF) {
-			return fulcrum.Errorf(fulcrum.CodeInvalid, "body: want JSON, got nothing")
-		}
-		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %v", err)
+		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: something stands behind the JSON value")
+		return errors.New("something stands behind the JSON value")
 	}
 	return nil
 }
+
+// mismatch says in JSON's words what the decoder says in Go's.
+func mismatch(e *json.UnmarshalTypeError) string {
+	where := "the whole"
+	if e.Field != "" {
+		where = strconv.Quote(e.Field)
+	}
+	got, number, _ := strings.Cut(e.Value, " ")
+	got = kindsOfJSON[got]
+	if number != "" {
+		got += " (" + number + ")"
+	}
+	want := "something else"
+	switch e.Type.Kind() {
+	case reflect.String:
+		want = "a string"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Slice, reflect.Array:
+		want = "a list"
+	case reflect.Struct, reflect.Map:
+		want = "an object"
+	case reflect.Float32, reflect.Float64:
+		want = "a number"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		want = "a whole number"
+	}
+	return where + ": want " + want + ", got " + cmp.Or(got, e.Value)
+}
+
+// kindsOfJSON are the decoder's names for values.
+var kindsOfJSON = map[string]string{"string": "a string", "number": "a number", "bool": "true or false", "array": "a list", "object": "an object"}

@@ -43,7 +43,7 @@ type txnOp struct {
 	Op       string     `json:"op"` // one of txnOps
 	Key      string     `json:"key"`
 	Value    *txnValue  `json:"value,omitempty"`
-	TTL      string     `json:"ttl,omitempty"`      // put, expire
+	TTL      *txnValue  `json:"ttl,omitempty"`      // put, expire
 	KeepTTL  bool       `json:"keep_ttl,omitempty"` // put
 	Offset   int64      `json:"offset,omitempty"`   // setrange
 	If       *txnOnlyIf `json:"if,omitempty"`
@@ -75,7 +75,7 @@ func (c *txnOnlyIf) UnmarshalJSON(b []byte) error {
 		return json.Unmarshal(b, &c.word)
 	}
 	type plain txnOnlyIf
-	return decode(b, (*plain)(c))
+	return strictly(b, (*plain)(c))
 }
 
 // txnOps are the operations and what may stand beside op, key, if and encoding.
@@ -289,8 +289,8 @@ func (o txnOp) parse(now int64) (fulcrum.Write, error) {
 	case o.Value != nil:
 		w.Value, err = bytesOf(string(*o.Value), o.Encoding)
 	}
-	if err == nil && o.TTL != "" {
-		ttl, ttlErr := ttlOf(url.Values{"ttl": {o.TTL}})
+	if err == nil && o.TTL != nil {
+		ttl, ttlErr := ttlOf(url.Values{"ttl": {string(*o.TTL)}})
 		w.ExpireAt, err = now+ttl.Milliseconds(), ttlErr
 	}
 	if err == nil && o.If != nil {
@@ -301,7 +301,7 @@ func (o txnOp) parse(now int64) (fulcrum.Write, error) {
 
 // fits checks which fields the operation has.
 func (o txnOp) fits(fields string) error {
-	has := map[rune]bool{'v': o.Value != nil, 't': o.TTL != "", 'k': o.KeepTTL, 'o': o.Offset != 0}
+	has := map[rune]bool{'v': o.Value != nil, 't': o.TTL != nil, 'k': o.KeepTTL, 'o': o.Offset != 0}
 	names := map[rune]string{'v': "value", 't': "ttl", 'k': "keep_ttl", 'o': "offset"}
 	for _, f := range fields {
 		lower := f | 0x20
@@ -316,7 +316,7 @@ func (o txnOp) fits(fields string) error {
 		}
 	}
 	switch {
-	case o.TTL != "" && o.KeepTTL:
+	case o.TTL != nil && o.KeepTTL:
 		return fmt.Errorf("ttl and keep_ttl at once")
 	case o.Op == "get" && o.If != nil:
 		return fmt.Errorf("get takes no if")
@@ -363,7 +363,7 @@ func (h *handler) undone(w nethttp.ResponseWriter, r *nethttp.Request, ops []txn
 	}
 	which := "an operation's own condition"
 	for i := range results {
-		if ops[i].Op != "get" && !results[i].Applied && len(results[i].Entry.Key) > 0 {
+		if ops[i].Op != "get" && !results[i].Applied && (len(results[i].Entry.Key) > 0 || len(ops) == 1) {
 			which = fmt.Sprintf("the condition of operation %d, %s of %.64q,", i+1, ops[i].Op, ops[i].Key)
 		}
 	}

@@ -137,8 +137,9 @@ func TestTxnUndone(t *testing.T) {
 		{`{"op":"put","key":"word","value":"x","if":"absent"}`, 412, `the condition of operation 2, put of "word", does not hold; nothing was done`},
 		{`{"op":"put","key":"word","value":"x","if":{"version":"1.1"}}`, 412, `the condition of operation 2, put of "word",`},
 		{`{"op":"put","key":"word","value":"x","if":{"value":"xyz"}}`, 412, `the condition of operation 2,`},
-		{`{"op":"delete","key":"none","if":"present"}`, 412, `an operation's own condition does not hold`},
-		{`{"op":"expire","key":"none","ttl":"5s"}`, 412, `an operation's own condition`},
+		{`{"op":"delete","key":"none","if":"present"}`, 412, `the condition of operation 2, delete of "none", does not hold; nothing was done`},
+		{`{"op":"expire","key":"none","ttl":"5s"}`, 412, `the condition of operation 2, expire of "none", does not hold; nothing was done`},
+		{`{"op":"persist","key":"none"}`, 412, `the condition of operation 2, persist of "none",`},
 	} {
 		w := n.ask(t, "POST /v1/txn/cp", `{"then":[{"op":"put","key":"k","value":"new"},`+c.op+`,{"op":"put","key":"other","value":"x"}]}`)
 		p := problemOf(t, w)
@@ -147,6 +148,12 @@ func TestTxnUndone(t *testing.T) {
 		}
 		if n.value(t, "k") != "old" || n.value(t, "other") != "-" {
 			t.Errorf("%s left something behind", c.op)
+		}
+		if c.status == 412 {
+			alone := problemOf(t, n.ask(t, "POST /v1/txn/cp", `{"then":[`+c.op+`]}`))
+			if want := strings.Replace(p.Detail, "operation 2", "operation 1", 1); alone.Detail != want {
+				t.Errorf("%s alone: %s, want %s", c.op, alone.Detail, want)
+			}
 		}
 	}
 }
@@ -166,7 +173,7 @@ func TestTxnRefused(t *testing.T) {
 		{`{"then":[{"op":"put","key":"k","value":"v","if":{"versoin":"1.1"}}]}`, 400, fulcrum.CodeInvalid, `unknown field "versoin"`}, {`{"then":[` + get + `]} {}`, 400, fulcrum.CodeInvalid, "behind the JSON"},
 		{`{"then":[{"op":"frob","key":"k"}]}`, 400, fulcrum.CodeInvalid, `operation of then 1: op "frob"`}, {`{"else":[` + get + `,{"op":"put","key":"k"}]}`, 400, fulcrum.CodeInvalid, "operation of else 2: put wants a value"},
 		{`{"then":[{"op":"get","key":"k","value":"v"}]}`, 400, fulcrum.CodeInvalid, "get takes no value"}, {`{"then":[{"op":"expire","key":"k"}]}`, 400, fulcrum.CodeInvalid, "expire wants a ttl"}, {`{"then":[{"op":"put","key":"k","value":"v","ttl":"5s","keep_ttl":true}]}`, 400, fulcrum.CodeInvalid, "at once"},
-		{`{"then":[{"op":"put","key":"k","value":"v","ttl":"-5s"}]}`, 400, fulcrum.CodeInvalid, "ttl"}, {`{"then":[{"op":"put","key":"k","value":true}]}`, 400, fulcrum.CodeInvalid, "body: "}, {`{"then":[{"op":"get","key":""}]}`, 400, fulcrum.CodeInvalid, "empty key"},
+		{`{"then":[{"op":"put","key":"k","value":"v","ttl":"-5s"}]}`, 400, fulcrum.CodeInvalid, "ttl"}, {`{"then":[{"op":"put","key":"k","value":true}]}`, 400, fulcrum.CodeInvalid, `body: "then.value": want a string, got true or false`}, {`{"then":[{"op":"expire","key":"k","ttl":true}]}`, 400, fulcrum.CodeInvalid, `"then.ttl": want a string, got true or false`}, {`{"then":[{"op":"expire","key":"k","ttl":0}]}`, 400, fulcrum.CodeInvalid, `ttl "0"`}, {`{"then":[{"op":"put","key":"k","value":"v","ttl":""}]}`, 400, fulcrum.CodeInvalid, `ttl ""`}, {`{"then":[{"op":7,"key":"k"}]}`, 400, fulcrum.CodeInvalid, `body: "then.op": want a string, got a number`}, {`{"then":[{"op":"get","key":""}]}`, 400, fulcrum.CodeInvalid, "empty key"},
 		{`{"then":[{"op":"put","key":"k","value":"v","if":"maybe"}]}`, 400, fulcrum.CodeInvalid, "if: want"}, {`{"then":[{"op":"put","key":"k","value":"v","if":{}}]}`, 400, fulcrum.CodeInvalid, "if: want"}, {`{"then":[{"op":"get","key":"k","if":"absent"}]}`, 400, fulcrum.CodeInvalid, "get takes no if"},
 		{`{"then":[{"op":"setrange","key":"k","value":"v","offset":-1}]}`, 400, fulcrum.CodeInvalid, "offset -1"}, {`{"then":[{"op":"put","key":"k!","value":"v","encoding":"base64"}]}`, 400, fulcrum.CodeInvalid, "no base64"}, {`{"then":[{"op":"get","key":"k","encoding":"hex"}]}`, 400, fulcrum.CodeInvalid, `encoding "hex"`},
 		{`{"if":[{"key":"k"}],"then":[` + get + `]}`, 400, fulcrum.CodeInvalid, `comparison 1: target ""`}, {`{"if":[{"key":"k","target":"version"}]}`, 400, fulcrum.CodeInvalid, `target "version"`}, {`{"if":[{"key":"k","target":"exists","value":"v"}]}`, 400, fulcrum.CodeInvalid, `target "exists"`},

@@ -107,6 +107,7 @@ func (b *Backend) run(s *space, t api.Txn) api.TxnReply {
 			events = append(events, fulcrum.Event{Entry: res.Entry})
 		case t.Atomic && w.Op != fulcrum.OpGet:
 			clear(rep.Results)
+			res.Entry.Key = w.Key
 			rep.Results[i] = res
 			return rep
 		}
