@@ -22,7 +22,7 @@ type Receipt struct {
 	Needed    int             // replicas that had to answer
 	Replicas  int             // replicas that the shard has
 	Version   fulcrum.Version // of the entry written or read
-	Found     bool            // reads: a live value stood there
+	Found     bool            // a live value stands at a key of the request: after a delete none does
 	Durable   string          // "fsync", "interval" or "memory"
 	Staleness time.Duration   // how old the answer may be at the most; negative: not known
 	// ClockBound is what the answer rests on, if it rests on a lease: no other replica's

@@ -489,11 +489,13 @@ func (op *operation) note(ref catalog.ShardRef, level consistency.Level, o repli
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	op.noteLocked(ref, level, o)
-	for _, r := range results {
-		if op.receipt.Version.Less(r.Entry.Version) {
-			op.receipt.Version = r.Entry.Version
+	now := op.n.Now()
+	for i := range results {
+		e := &results[i].Entry
+		if op.receipt.Version.Less(e.Version) {
+			op.receipt.Version = e.Version
 		}
-		op.receipt.Found = op.receipt.Found || r.Applied
+		op.receipt.Found = op.receipt.Found || e.Live(now)
 	}
 }
 
