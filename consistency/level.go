@@ -110,7 +110,7 @@ func ParseLevel(s string) (Level, error) {
 	if d, ok := strings.CutPrefix(t, "bounded:"); ok {
 		bound, err := time.ParseDuration(d)
 		if err != nil || bound <= 0 {
-			return Level{}, fmt.Errorf("level %q: want bounded:DURATION with a positive duration, such as bounded:2s", s)
+			return Level{}, fmt.Errorf("level %q: want bounded:DURATION with a duration above 0 and below 292 years, such as bounded:2s", s)
 		}
 		return Level{Kind: Bounded, Bound: bound}, nil
 	}

@@ -125,9 +125,12 @@ func TestTextForms(t *testing.T) {
 			t.Errorf("%q: %v reads back as %v, %v", s, l, again, err)
 		}
 	}
-	for _, s := range []string{"most", "bounded", "bounded:", "bounded:-1s", "bounded:0s"} {
-		if l, err := ParseLevel(s); err == nil {
+	for _, s := range []string{"most", "bounded", "bounded:", "bounded:-1s", "bounded:0s", "bounded:9999999h"} {
+		l, err := ParseLevel(s)
+		if err == nil {
 			t.Errorf("%q is taken as %v", s, l)
+		} else if bounds := strings.Contains(err.Error(), "above 0 and below 292 years"); bounds != strings.HasPrefix(s, "bounded:") {
+			t.Errorf("%q: %v", s, err)
 		}
 	}
 }

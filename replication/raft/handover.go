@@ -95,6 +95,9 @@ func (c *core) handOver(ctx context.Context, to fulcrum.NodeID) error {
 			return refused(to, "it has no vote")
 		}
 		if id == "" {
+			if last == nil { // nobody was asked
+				return unavailable(c.env.Node, "no other voter has answered lately")
+			}
 			return unavailable(c.env.Node, "no other voter takes the leadership: %v", last)
 		}
 		if last = c.transfer(ctx, in, id); last == nil || !in.leads() {

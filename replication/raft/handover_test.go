@@ -3,6 +3,7 @@ package raft_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -91,6 +92,21 @@ func TestRetiredReplicaTakesNoLeadership(t *testing.T) {
 		rest := others(c, n)
 		if m := leader(t, c, rest...); m == l {
 			t.Error("it was elected")
+		}
+	})
+}
+
+// A leader that hears from nobody says so.
+func TestNobodyIsThereToHandOverTo(t *testing.T) {
+	cluster(t, 1, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
+		l := leader(t, c)
+		mustPut(t, c, l, "k", "v")
+		time.Sleep(time.Second) // no entry is under way
+		ctx, cancel := within(10 * time.Second)
+		defer cancel()
+		err := c.Group(l).HandOver(ctx)
+		if !errors.Is(err, fulcrum.ErrUnavailable) || !strings.Contains(err.Error(), "no other voter has answered lately") {
+			t.Errorf("hand over: %v", err)
 		}
 	})
 }
