@@ -114,6 +114,10 @@ func (c *cluster) badCommands() {
 		{"a keyspace that exists", exitFailed, []string{"cp"}, []string{"keyspace", "create", "cp"}},
 		{"a keyspace name that is none", exitUsage, []string{"name"}, []string{"keyspace", "create", "no/name"}},
 		{"a keyspace without shards", exitUsage, []string{"shards"}, []string{"keyspace", "create", "none", "--shards", "-1"}},
+		{"a keyspace of no shards", exitUsage, []string{"--shards 0"}, []string{"keyspace", "create", "none", "--shards", "0"}},
+		{"a keyspace without replicas", exitUsage, []string{"--replicas 0"}, []string{"keyspace", "create", "none", "--replicas", "0"}},
+		{"a cluster without nodes", exitUsage, []string{"--nodes 0"}, []string{"up", "--nodes", "0"}},
+		{"a cluster without ports", exitUsage, []string{"--base-port 0"}, []string{"up", "--base-port", "0"}},
 		{"dropping without --yes", exitUsage, []string{"--yes"}, []string{"keyspace", "drop", "cp"}},
 		{"dropping what is not there", exitFailed, []string{"nowhere"}, []string{"keyspace", "drop", "nowhere", "--yes"}},
 		{"nothing to alter", exitUsage, []string{"--mode"}, []string{"keyspace", "alter", "cp"}},
@@ -205,6 +209,9 @@ func (c *cluster) badHTTP() {
 		{"a level that the mode does not offer", "PUT", "/v1/kv/cp/there?level=all", "x", 400, fulcrum.CodeLevel},
 		{"an unknown parameter", "PUT", "/v1/kv/cp/there?tll=5s", "x", 400, fulcrum.CodeInvalid},
 		{"a time to live that is none", "PUT", "/v1/kv/cp/there?ttl=soon", "x", 400, fulcrum.CodeInvalid},
+		{"a time to live that is empty", "PUT", "/v1/kv/cp/there?ttl=", "x", 400, fulcrum.CodeInvalid},
+		{"a level that is empty", "PUT", "/v1/kv/cp/there?level=", "x", 400, fulcrum.CodeInvalid},
+		{"a keyspace of no shards", "POST", "/v1/keyspaces", `{"name":"x","shards":0}`, 400, fulcrum.CodeInvalid},
 		{"an empty key", "PUT", "/v1/kv/cp/", "x", 400, fulcrum.CodeInvalid},
 		{"a key over the limit", "PUT", "/v1/kv/cp/" + strings.Repeat("k", keyLimit+1), "x", 413, fulcrum.CodeTooLarge},
 		{"a value over the limit", "PUT", "/v1/kv/cp/there", big, 413, fulcrum.CodeTooLarge},
@@ -296,6 +303,7 @@ func (c *cluster) badServe() {
 		{"no name", exitUsage, []string{"--name"}, []string{"serve", "--cluster-id", "x"}},
 		{"a name that is none", exitUsage, []string{"no/name"}, serve("no/name", c.ID, free, ports()...)},
 		{"an address that is none", exitUsage, []string{"host:port"}, serve("n8", c.ID, free, append(ports(), "--peer-addr", "nowhere")...)},
+		{"values of nothing", exitUsage, []string{"--max-value-bytes 0"}, serve("n8", c.ID, free, append(ports(), "--max-value-bytes", "0")...)},
 		{"a log level that is none", exitUsage, []string{"loud"}, serve("n8", c.ID, free, append(ports(), "--log-level", "loud")...)},
 	}
 	for _, tt := range tests {

@@ -26,6 +26,11 @@ func (a *app) keyspaceCreate() *cobra.Command {
 		Example: "  fulcrum keyspace create orders --mode raft --shards 8 --replicas 3\n  fulcrum keyspace create likes --mode quorum --write-level one --read-level one",
 		RunE: func(cmd *cobra.Command, in []string) error {
 			spec.Name = in[0]
+			for what, n := range map[string]int{"shards": spec.Shards, "replicas": spec.Replicas} {
+				if cmd.Flags().Changed(what) && n < 1 {
+					return usagef(cmd, "--%s %d: want 1 or more; leave it out for the default", what, n)
+				}
+			}
 			return a.withClient(cmd, func(ctx context.Context, c *client.Client) error {
 				info, err := c.CreateKeyspace(ctx, spec)
 				if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -60,6 +61,17 @@ func TestStatusReplicas(t *testing.T) {
 		describeKeyspace(w, k)
 		if err := w.Flush(); err != nil || !strings.Contains(b.String(), want) {
 			t.Errorf("describe does not say %q: %s", want, b.String())
+		}
+	}
+}
+
+// Durations in the log say their unit.
+func TestLoggedDurations(t *testing.T) {
+	var b strings.Builder
+	jsonLog(&b, slog.LevelInfo).Info("node is ready", "after", 1250*time.Millisecond, "shards", 4)
+	for _, part := range []string{`"after":"1.25s"`, `"shards":4`, `"msg":"node is ready"`} {
+		if !strings.Contains(b.String(), part) {
+			t.Errorf("%s is not in %s", part, b.String())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -80,6 +81,9 @@ func (f *serveFlags) options(a *app) (node.Options, error) {
 	if f.name == "" || f.clusterID == "" {
 		return node.Options{}, errors.New("--name and --cluster-id are required")
 	}
+	if f.maxValue < 1 { // 0 would mean the default
+		return node.Options{}, fmt.Errorf("--max-value-bytes %d: want 1 to %d", f.maxValue, fulcrum.MaxMessageBytes/4)
+	}
 	initial, err1 := parseAddrs("--initial-nodes", f.initial)
 	join, err2 := parseAddrs("--join", f.join)
 	if err := errors.Join(err1, err2); err != nil {
@@ -138,9 +142,19 @@ func (f *serveFlags) logger() (*slog.Logger, error) {
 	case f.logFormat == "text" || f.logFormat == "" && isTerminal(os.Stderr):
 		return slog.New(tint.NewTextHandler(os.Stderr, &tint.Options{Level: level, TimeFormat: time.RFC3339, NoColor: os.Getenv("NO_COLOR") != "" || !isTerminal(os.Stderr)})), nil
 	case f.logFormat == "json" || f.logFormat == "":
-		return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})), nil
+		return jsonLog(os.Stderr, level), nil
 	}
 	return nil, fmt.Errorf("--log-format %q: want text or json", f.logFormat)
+}
+
+// jsonLog writes durations as people read them: 1.2s, not a number of nanoseconds.
+func jsonLog(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}}))
 }
 
 func serve(ctx context.Context, opt node.Options) error {

@@ -30,6 +30,12 @@ commands find it there. A cluster that was stopped starts again with its data.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), max(a.timeout, time.Minute))
 			defer cancel()
 			spec.Dir, spec.Progress = a.data, a.progress()
+			switch { // a 0 would mean the default
+			case spec.Nodes < 1:
+				return usagef(cmd, "--nodes %d: want 1 to %d", spec.Nodes, local.MaxNodes)
+			case spec.BasePort < 1:
+				return usagef(cmd, "--base-port %d: want the first of the ports, such as 7000", spec.BasePort)
+			}
 			if fl := cmd.Flags(); fl.Changed("nodes") || fl.Changed("base-port") || fl.Changed("zones") {
 				if old, err := local.Load(a.data); err == nil {
 					return usagef(cmd, "there is a cluster of %d nodes in %s already: start it without --nodes, --base-port and --zones, or remove it with fulcrum down --wipe", len(old.Nodes), a.data)
