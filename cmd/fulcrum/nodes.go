@@ -17,13 +17,22 @@ import (
 
 func (a *app) nodeCommand() *cobra.Command {
 	return group("node", "Start, stop, kill, pause, resume, add or remove a node of the local cluster",
-		a.nodeAction("start", "Start a node that is stopped, and wait until it is ready", func(ctx context.Context, c *local.Cluster, n fulcrum.NodeID) error { return c.Start(ctx, n) }),
+		a.nodeAction("start", "Start a node that is stopped, and wait until it is ready", startNode),
 		a.nodeAction("stop", "Stop a node in order (SIGTERM)", func(ctx context.Context, c *local.Cluster, n fulcrum.NodeID) error { return c.Stop(ctx, n) }),
 		a.nodeAction("kill", "End a node as a crash does (SIGKILL)", func(ctx context.Context, c *local.Cluster, n fulcrum.NodeID) error { return c.Kill(ctx, n) }),
 		a.nodeAction("pause", "Freeze a node (SIGSTOP), as a long pause of the machine would", func(_ context.Context, c *local.Cluster, n fulcrum.NodeID) error { return c.Pause(n) }),
 		a.nodeAction("resume", "Let a paused node go on (SIGCONT)", func(_ context.Context, c *local.Cluster, n fulcrum.NodeID) error { return c.Resume(n) }),
 		a.nodeAdd(), a.nodeRemove(),
 	)
+}
+
+// startNode returns once the node is ready, and no status shows it as not live any more.
+func startNode(ctx context.Context, c *local.Cluster, n fulcrum.NodeID) error {
+	if err := c.Start(ctx, n); err != nil {
+		return err
+	}
+	waitKnown(ctx, c, n)
+	return nil
 }
 
 func (a *app) nodeAction(verb, short string, do func(context.Context, *local.Cluster, fulcrum.NodeID) error) *cobra.Command {
@@ -79,6 +88,7 @@ func (a *app) nodeAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			waitKnown(ctx, cluster, n.Name)
 			return a.showNode(cluster, n.Name, "added", time.Since(began))
 		},
 	}

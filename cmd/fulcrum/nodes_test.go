@@ -101,20 +101,27 @@ func TestNodesByCommand(t *testing.T) {
 func TestNodesAreLiveOnceTheyAreUp(t *testing.T) {
 	t.Parallel()
 	c := start(t, 5, 0)
-	for _, when := range []string{"new", "again"} {
+	look := func(when string) {
+		t.Helper()
+		c.reload()
 		for _, name := range c.Names() {
 			for _, n := range c.status(name).Nodes {
-				if !n.Live {
-					t.Errorf("%s: %s does not take %s for live", when, name, n.Name)
+				if !n.Live || n.Gossip != "alive" {
+					t.Errorf("%s: %s does not take %s for live: %v, by gossip %s", when, name, n.Name, n.Live, n.Gossip)
 				}
 			}
 		}
-		if when == "new" {
-			c.must("down")
-			c.must("up")
-			c.reload()
-		}
 	}
+	look("new")
+	c.must("down")
+	c.must("up")
+	look("again")
+	c.must("node", "add")
+	look("one more")
+	c.must("node", "stop", "n2")
+	time.Sleep(5 * time.Second) // longer than its lease
+	c.must("node", "start", "n2")
+	look("one back")
 }
 
 // A keyspace that lost a replica with a node that was removed says so, and gets it back from

@@ -101,28 +101,55 @@ func waitServing(ctx context.Context, c *client.Client, cluster *local.Cluster) 
 	ctx, cancel := context.WithTimeout(ctx, acquaintance)
 	defer cancel()
 	for _, name := range cluster.Names() {
-		for !seesAll(ctx, c, name, cluster) && ctx.Err() == nil {
-			time.Sleep(20 * time.Millisecond)
-		}
+		waitSees(ctx, c, name, cluster.Names())
 	}
 	return nil
+}
+
+// waitKnown returns once a node that has just started and those that run take each other
+// for live, as far as they can.
+func waitKnown(ctx context.Context, cluster *local.Cluster, fresh fulcrum.NodeID) {
+	ctx, cancel := context.WithTimeout(ctx, acquaintance)
+	defer cancel()
+	c, err := client.New(ctx, cluster.Endpoints())
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	var running []fulcrum.NodeID
+	for i := range cluster.Nodes {
+		if n := &cluster.Nodes[i]; n.Running() && !n.Paused {
+			running = append(running, n.Name)
+		}
+	}
+	waitSees(ctx, c, fresh, running)
+	for _, name := range running {
+		waitSees(ctx, c, name, []fulcrum.NodeID{fresh})
+	}
 }
 
 // acquaintance bounds how long nodes that are ready are given to hear of each other's
 // leases, which they renew every second. One that has not is no reason to stop them all.
 const acquaintance = 5 * time.Second
 
-// seesAll reports whether a node takes all nodes of a cluster for live.
-func seesAll(ctx context.Context, c *client.Client, name fulcrum.NodeID, cluster *local.Cluster) bool {
+// waitSees returns once a node takes others for live, or when ctx ends.
+func waitSees(ctx context.Context, c *client.Client, name fulcrum.NodeID, others []fulcrum.NodeID) {
+	for !sees(ctx, c, name, others) && ctx.Err() == nil {
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// sees reports whether a node takes all of others for live, by their leases and by gossip.
+func sees(ctx context.Context, c *client.Client, name fulcrum.NodeID, others []fulcrum.NodeID) bool {
 	info, err := c.Cluster(ctx, client.On(name), client.NoRetry())
 	if err != nil {
 		return false
 	}
 	live := map[fulcrum.NodeID]bool{}
 	for _, n := range info.Nodes {
-		live[n.Name] = n.Live
+		live[n.Name] = n.Live && n.Gossip == "alive"
 	}
-	return !slices.ContainsFunc(cluster.Names(), func(id fulcrum.NodeID) bool { return !live[id] })
+	return !slices.ContainsFunc(others, func(id fulcrum.NodeID) bool { return !live[id] })
 }
 
 func (a *app) showUp(ctx context.Context, cluster *local.Cluster) error {
