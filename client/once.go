@@ -28,11 +28,11 @@ func ExactlyOnce() CallOption { return func(c *call) { c.once = true } }
 // RequestID is ExactlyOnce under an id that the caller chooses: a program that has been
 // started again and sends the same call under the same id, within 10 minutes, gets the
 // first one's answer. The same id for another call is fulcrum.ErrConflict. An id is 1 to
-// 100 printable ASCII characters.
+// 119 printable ASCII characters.
 func RequestID(id string) CallOption { return func(c *call) { c.once, c.id = true, &id } }
 
-// maxID is the longest id of a caller; nodes take a little more.
-const maxID = 100
+// maxID is the longest id that nodes take in an Idempotency-Key, to which they add a little.
+const maxID = fulcrum.MaxRequestID - 9
 
 // name puts the call's id, if it is to have one, into a request that changes something.
 func (c *Client) name(rq *request, o call) error {

@@ -224,13 +224,16 @@ func TestRequestID(t *testing.T) {
 	if _, _, err := c.Update(ctx, "cp", "n", func(*client.Item) ([]byte, error) { return nil, nil }, mine); !errors.Is(err, fulcrum.ErrInvalid) {
 		t.Errorf("an Update under one id: %v", err)
 	}
-	for _, id := range []string{"", "a\nb", "ü", strings.Repeat("x", 101)} {
+	for _, id := range []string{"", "a\nb", "ü", strings.Repeat("x", 120)} {
 		if _, err := c.Put(ctx, "cp", "bad", nil, client.RequestID(id)); !errors.Is(err, fulcrum.ErrInvalid) {
 			t.Errorf("id %q: %v", id, err)
 		}
 	}
-	if _, err := c.Put(ctx, "cp", "long", nil, client.RequestID(strings.Repeat("\\", 100))); err != nil {
-		t.Errorf("the longest id: %v", err)
+	longest := client.RequestID(strings.Repeat("\\", 119)) // as long as nodes take
+	for _, opts := range [][]client.CallOption{{longest}, {longest, client.IfPresent()}} {
+		if _, err := c.Put(ctx, "cp", fmt.Sprint("long", len(opts)), nil, opts...); err != nil && !errors.Is(err, fulcrum.ErrConflict) {
+			t.Errorf("the longest id: %v", err)
+		}
 	}
 }
 

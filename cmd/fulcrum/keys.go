@@ -78,7 +78,7 @@ func (a *app) writeCommand(c *cobra.Command, do func(ctx context.Context, cl *cl
 		}
 		return do(ctx, cl, f, opts, in)
 	})
-	c.Flags().StringVar(&id, "request-id", "", "name this change: sent again under the same id within 10 minutes, it takes effect once and gets the same answer (mode raft)")
+	c.Flags().StringVar(&id, "request-id", "", "name this change, in 1 to 119 characters: sent again under the same id within 10 minutes, it takes effect once and gets the same answer (mode raft)")
 	return c
 }
 
@@ -208,15 +208,38 @@ func (a *app) value(arg string) ([]byte, error) {
 }
 
 func (a *app) deleteCommand() *cobra.Command {
-	return a.writeCommand(&cobra.Command{
+	var version string
+	var versionGiven func() bool // an empty --version is not "any"
+	var ifPresent bool
+	c := a.writeCommand(&cobra.Command{
 		Use: "delete KEY", Aliases: []string{"del"}, Short: "Remove a key", Args: args(cobra.ExactArgs(1)),
+		Long: `Remove a key, whether it is there or not. With --if-present or --version it must be
+there, or have that version, as a receipt or an ETag shows it: exit code 1 when it does
+not match; then nothing was changed.`,
+		Example: "  fulcrum delete -k cp balance\n  fulcrum delete -k cp balance --version 1a20ae6a2e80000.5",
 	}, func(ctx context.Context, cl *client.Client, f *keyFlags, opts []client.CallOption, in []string) error {
+		switch {
+		case versionGiven() && ifPresent:
+			return usageError{err: errors.New("--version says that the key must be there: leave --if-present out")}
+		case versionGiven():
+			at, err := fulcrum.ParseVersion(version)
+			if err != nil {
+				return usageError{err: err}
+			}
+			opts = append(opts, client.IfVersion(at))
+		case ifPresent:
+			opts = append(opts, client.IfPresent())
+		}
 		rc, err := cl.Delete(ctx, f.keyspace, in[0], opts...)
 		if err != nil {
 			return err
 		}
 		return a.showKey(f, keyResult{Key: in[0]}, rc, func(w io.Writer) { fmt.Fprintln(w, "OK") })
 	})
+	c.Flags().StringVar(&version, "version", "", "only if the key has this version")
+	c.Flags().BoolVar(&ifPresent, "if-present", false, "only if the key is there")
+	versionGiven = func() bool { return c.Flags().Changed("version") }
+	return c
 }
 
 func (a *app) incrCommand() *cobra.Command {

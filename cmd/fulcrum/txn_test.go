@@ -26,6 +26,29 @@ func TestTransactionsAndRequestIDs(t *testing.T) {
 	t.Run("http", c.httpTransactions)
 	t.Run("client", c.clientTransactions)
 	t.Run("commands", c.commandsWithID)
+	t.Run("delete on a condition", c.conditionalDeletes)
+}
+
+// conditionalDeletes removes a key where a condition holds, and leaves it where none does;
+// TestBadInput has what is refused.
+func (c *cluster) conditionalDeletes(t *testing.T) {
+	for _, condition := range [][]string{{"--if-present"}, {"--version", "of the put"}} {
+		var put keyResult
+		if err := json.Unmarshal([]byte(c.must("put", "-k", "cp", "mine", "1", "-o", "json")), &put); err != nil || put.Version == "" {
+			t.Fatalf("%+v, %v", put, err)
+		}
+		if condition[0] == "--version" {
+			c.refused(exitFailed, []string{"precondition"}, "delete", "-k", "cp", "mine", "--version", "1.1")
+			condition[1] = put.Version
+		}
+		if out := c.must("get", "-k", "cp", "mine"); out != "1" {
+			t.Errorf("before delete %v: %q", condition, out)
+		}
+		c.must(append([]string{"delete", "-k", "cp", "mine"}, condition...)...)
+		if r := c.run("get", "-k", "cp", "mine"); r.code != exitFailed {
+			t.Errorf("after delete %v: %s", condition, r)
+		}
+	}
 }
 
 func (c *cluster) redisTransactions(t *testing.T) {
