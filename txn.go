@@ -6,10 +6,10 @@ import (
 	"fmt"
 )
 
-// RequestID names one request of one client, for ever: a request that comes again
-// under the same id, after an outcome that its client never learned, is answered with
-// what became of the first and is not applied again. The client chooses it; the empty
-// one asks for nothing of the kind.
+// RequestID names one request of one client: one that comes again under the same id, after
+// an outcome that its client never learned, is answered with what became of the first and
+// is not applied again, for as long as ids are remembered. The client chooses it, and
+// never uses it for another request; the empty one asks for nothing of the kind.
 type RequestID string
 
 // MaxRequestID is the longest RequestID, in bytes.

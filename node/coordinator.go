@@ -469,7 +469,7 @@ func (op *operation) outcome(err error) error {
 // refusal is the definite "not done" after nobody could be found to do it.
 func (op *operation) refusal(g fulcrum.GroupID, last error) error {
 	e := &fulcrum.Error{Code: fulcrum.CodeUnavailable, Node: op.n.opt.Name, Detail: "nobody who can answer at this level was found in time",
-		Hint: "is this node on the minority side of a partition? fulcrum status shows nodes and faults; a weaker level may answer"}
+		Hint: "are others down, or cut off from this node, be it in one direction? fulcrum status shows nodes and faults; a weaker level may answer"}
 	if le := fulcrum.AsError(last); le != nil {
 		switch le.Code {
 		case fulcrum.CodeUnavailable:

@@ -97,7 +97,7 @@ func (n *Node) tooFew(ctx context.Context, sh *catalog.Shard, need int, a consis
 	if reached >= need {
 		return nil
 	}
-	hint := "is this node on the minority side of a partition? fulcrum status shows nodes and faults"
+	hint := "are others down, or cut off from this node, be it in one direction? fulcrum status shows nodes and faults"
 	if a == consistency.Read || sh.Mode == consistency.Quorum {
 		hint += "; a weaker level may answer"
 	}

@@ -324,7 +324,7 @@ func (b *pending) once(req replication.WriteRequest, e entry) (any, error) {
 	case mutant.On("id-not-checked"): // mutant: remembers, and does not look
 	case known && rec.sum != sum:
 		return fulcrum.Errorf(fulcrum.CodeConflict, "request id %q was used for another request", string(req.ID)).
-			WithHint("one id names one request for ever: take a new one"), nil
+			WithHint("an id is for one request and its repetitions: take a new one"), nil
 	case known:
 		return b.again(req, rec)
 	case b.ids.full():
