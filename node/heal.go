@@ -174,7 +174,7 @@ func (h *host) forget(g fulcrum.GroupID) error {
 func (h *host) stop(g fulcrum.GroupID) {
 	h.mu.Lock()
 	running := h.groups[g]
-	delete(h.changes, g)
+	h.forgetChanges(g)
 	h.mu.Unlock()
 	if running != nil {
 		h.close(running)

@@ -44,6 +44,7 @@ type host struct {
 	// Guarded by mu: what replicas in mode raft remember of their changes, for watches,
 	// from one epoch to the next.
 	changes map[fulcrum.GroupID]*raft.Changes
+	room    *raft.Room                 // theirs together
 	rounds  *raft.Rounds               // of all groups in mode raft
 	waits   map[fulcrum.GroupID]string // guarded by mu: what damaged replicas were last said to wait for
 }
@@ -70,8 +71,8 @@ const syncEvery = time.Second
 
 func newHost(n *Node) *host {
 	return &host{n: n, groups: map[fulcrum.GroupID]*hosted{}, busy: map[fulcrum.GroupID]bool{}, wake: make(chan struct{}, 1), changes: map[fulcrum.GroupID]*raft.Changes{},
-		rounds: raft.NewRounds(),
-		waits:  map[fulcrum.GroupID]string{}}
+		room: raft.NewRoom(raft.RoomBytes), rounds: raft.NewRounds(),
+		waits: map[fulcrum.GroupID]string{}}
 }
 
 // changesOf returns what a group remembers of its changes; it is forgotten when the group
@@ -80,13 +81,21 @@ func (h *host) changesOf(g fulcrum.GroupID, m consistency.Mode) *raft.Changes {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if m != consistency.Raft {
-		delete(h.changes, g)
+		h.forgetChanges(g)
 		return nil
 	}
 	if h.changes[g] == nil {
-		h.changes[g] = raft.NewChanges()
+		h.changes[g] = raft.NewChanges(h.room)
 	}
 	return h.changes[g]
+}
+
+// forgetChanges drops what a group remembers of its changes. The caller holds mu.
+func (h *host) forgetChanges(g fulcrum.GroupID) {
+	if c := h.changes[g]; c != nil {
+		c.Close()
+		delete(h.changes, g)
+	}
 }
 
 // at returns the group if it runs here at the epoch; else CodeEpoch, which tells
@@ -397,7 +406,7 @@ func (h *host) drop(g fulcrum.GroupID) error {
 		h.close(running)
 	}
 	h.mu.Lock()
-	delete(h.changes, g)
+	h.forgetChanges(g)
 	h.mu.Unlock()
 	rec, err := h.record(g)
 	if err != nil || rec == nil {

@@ -20,13 +20,15 @@ import (
 // told to raft.Open, so that it outlives the group: a shard that goes from one epoch to
 // the next on the same node goes on with the same Changes.
 //
-// A position is an epoch and an index of that epoch's log; positions order by epoch, then
-// index. Invariant: the records are all changes at positions in (start, end], in order.
+// A position is an epoch, an index of that epoch's log, and how many requests of the entry
+// behind it are told as well: an entry that changes much is told in pieces. Positions order
+// in this order. Invariant: the records are all changes at positions in (start, end].
 //
 // Why any replica may go on from any position p (no gap, no repetition, one order): within
 // an epoch all replicas apply the same committed entries at the same indexes, and evaluate
-// them alike (keeper), so the changes behind p are the same on all. A record is one whole
-// entry, so p never stands inside one, nor inside a request. Across epochs: when epoch
+// them alike (keeper), so the changes behind p are the same on all. A record is an entry or
+// a piece of it, cut in the same place on all (pieces), so p never stands inside a record,
+// nor inside a request. Across epochs: when epoch
 // e+1 begins on a replica that is based, that replica had applied e's fence at f (Settle).
 // Entries behind f change nothing (keeper.entry), so every change of e is at or before f
 // and in its records; the State of e+1 begins with exactly these (host.base), at
@@ -49,34 +51,46 @@ type Changes struct {
 	maxEvents  int
 	maxSize    int
 
+	room     *Room // what may be kept beyond that
+	lent     int   // of it
+	lastRead time.Time
+	sweeping bool // sweep is due
+	closed   bool
+
 	moved signal // end moved, or the group that fills it stopped
 }
 
-// place is a position in a shard's history.
+// place is a position in a shard's history: behind the entry at index, and so many
+// requests of the next one.
 type place struct {
-	epoch fulcrum.Epoch
-	index uint64
+	epoch    fulcrum.Epoch
+	index    uint64
+	requests uint64
 }
 
-func placeOf(m consistency.Mark) place { return place{m.Epoch, m.Index} }
+// A position has no use for the term of a Mark, which holds the requests.
+func placeOf(m consistency.Mark) place { return place{m.Epoch, m.Index, m.Term} }
 
-func (p place) mark() consistency.Mark { return consistency.Mark{Epoch: p.epoch, Index: p.index} }
+func (p place) mark() consistency.Mark {
+	return consistency.Mark{Epoch: p.epoch, Term: p.requests, Index: p.index}
+}
 
 func (p place) before(q place) bool {
-	return cmp.Or(cmp.Compare(p.epoch, q.epoch), cmp.Compare(p.index, q.index)) < 0
+	return cmp.Or(cmp.Compare(p.epoch, q.epoch), cmp.Compare(p.index, q.index), cmp.Compare(p.requests, q.requests)) < 0
 }
 
-// record is the changes of one log entry. It never changes.
+// record is the changes of one log entry, or of a piece of it. It never changes.
 type record struct {
-	at     place
+	at     place           // behind it
 	newest fulcrum.Version // of all changes of the epoch up to here
 	events []fulcrum.Event
 	size   int
-	lost   bool // too large to keep
+	lost   bool // no message could carry it
 }
 
-// NewChanges returns an empty memory, for the Options of a shard's groups.
-func NewChanges() *Changes { return &Changes{} }
+// NewChanges returns an empty memory, for the Options of a shard's groups. What it keeps
+// for watches that read it comes from room, which the shards of a node share.
+func NewChanges(room *Room) *Changes { return &Changes{room: room} }
 
 // enter begins or goes on at p, which the State reflects; newest is the newest version
 // in it. based says that the State is the epoch's common starting point.
@@ -107,6 +121,7 @@ func (c *Changes) reset(p place, newest fulcrum.Version, fenced bool) {
 func (c *Changes) restart(p place, newest fulcrum.Version, fenced bool) {
 	c.start, c.end, c.before, c.fenced = p, p, newest, fenced
 	c.records, c.head, c.events, c.size = nil, 0, 0, 0
+	c.giveBack(c.lent)
 }
 
 // cut forgets what stands behind p.
@@ -138,14 +153,7 @@ func (c *Changes) add(rs []record, end place, fenced bool) {
 		c.size += r.size
 	}
 	c.end, c.fenced = end, fenced
-	for c.head < len(c.records) && (c.events > c.maxEvents || c.size > c.maxSize) {
-		c.drop()
-	}
-	if c.head > 64 && c.head > len(c.records)/2 {
-		n := copy(c.records, c.records[c.head:])
-		clear(c.records[n:])
-		c.records, c.head = c.records[:n], 0
-	}
+	c.trim()
 	c.moved.broadcast()
 }
 
@@ -169,6 +177,7 @@ const readAtOnce = 128
 func (c *Changes) behind(p place) ([]record, place, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.lastRead = time.Now()
 	if p.before(c.start) && !mutant.On("watch-skips-gap") { // mutant: goes on with the oldest that there is
 		return nil, p, fulcrum.Errorf(fulcrum.CodeCompacted, "what changed behind position %d of epoch %d is no longer kept; the oldest kept is behind %d of epoch %d",
 			p.index, p.epoch, c.start.index, c.start.epoch)
@@ -229,13 +238,14 @@ func (g *Group) Changes(ctx context.Context, req replication.ChangesRequest) (re
 	if req.After.Epoch > g.env.Epoch {
 		return replication.ChangesReply{}, fulcrum.Errorf(fulcrum.CodeEpoch, "position of epoch %d, this replica is at %d", req.After.Epoch, g.env.Epoch)
 	}
+	g.changes.attend()
 	from, told, err := g.watchFrom(ctx, req)
 	if err != nil || told {
 		return replication.ChangesReply{Next: from.mark()}, err
 	}
-	if mutant.On("watch-replays") && from.index > 1 && g.changes.reached(place{from.epoch, from.index + 1}) {
-		from.index--  // mutant: with what is new, the change before it is told once more
-		req.Limit = 0 // in one go, or it would never get on
+	if mutant.On("watch-replays") && from.index > 1 && g.changes.reached(place{from.epoch, from.index + 1, 0}) {
+		from = place{from.epoch, from.index - 1, 0} // mutant: with what is new, the change before it is told once more
+		req.Limit = 0                               // in one go, or it would never get on
 	}
 	f := follow{group: g, req: req, at: from, filter: req.Since}
 	if f.req.Limit <= 0 {
@@ -251,7 +261,7 @@ func (g *Group) watchFrom(ctx context.Context, req replication.ChangesRequest) (
 		if _, err := g.confirmed(ctx, false, ""); err != nil {
 			return place{}, false, err
 		}
-		from = place{g.env.Epoch, g.env.State.Applied()}
+		from = g.keeper.place()
 		if req.Since.IsZero() {
 			return from, true, nil
 		}

@@ -65,7 +65,11 @@ func wantValues(t *testing.T, got []fulcrum.Event, want ...string) {
 func TestWatchThroughFaults(t *testing.T) {
 	for seed := range uint64(4) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { watchChaos(t, seed) })
+			synctest.Test(t, func(t *testing.T) { watchChaos(t, seed, raft.Tuning{}) })
+		})
+		// As if requests changed much: each is told by itself, so positions stand inside entries.
+		t.Run(fmt.Sprint("in pieces, seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { watchChaos(t, seed, raft.Tuning{ChangePiece: 1}) })
 		})
 	}
 }
@@ -75,6 +79,8 @@ type told struct {
 	events  []fulcrum.Event
 	batches map[string]int // transaction -> the batch that it came in
 	moves   int            // times that another replica went on
+	inside  int            // positions inside an entry
+	limit   int            // bytes asked for at a time
 }
 
 func (w *told) run(t *testing.T, c *replicationtest.Cluster, r *rand.Rand, after consistency.Mark, upTo *atomic.Pointer[consistency.Mark]) {
@@ -86,14 +92,17 @@ func (w *told) run(t *testing.T, c *replicationtest.Cluster, r *rand.Rand, after
 			t.Errorf("a watch is stuck behind %+v: %v", after, last)
 			return
 		}
-		if end := upTo.Load(); end != nil && after.Compare(*end) >= 0 {
+		if end := upTo.Load(); end != nil && after.Index >= end.Index { // in one epoch
 			return
+		}
+		if after.Term > 0 {
+			w.inside++
 		}
 		if r.IntN(10) == 0 {
 			at = c.IDs[r.IntN(len(c.IDs))]
 			w.moves++
 		}
-		rep, err := changes(c, at, replication.ChangesRequest{After: after, Limit: 500, Wait: 300 * time.Millisecond})
+		rep, err := changes(c, at, replication.ChangesRequest{After: after, Limit: w.limit, Wait: 300 * time.Millisecond})
 		if last[at] = err; err != nil {
 			at = c.IDs[r.IntN(len(c.IDs))]
 			time.Sleep(5 * time.Millisecond)
@@ -112,9 +121,10 @@ func (w *told) run(t *testing.T, c *replicationtest.Cluster, r *rand.Rand, after
 	}
 }
 
-func watchChaos(t *testing.T, seed uint64) {
+func watchChaos(t *testing.T, seed uint64, tuning raft.Tuning) {
 	rnd := rand.New(rand.NewPCG(seed, 7))
-	c := replicationtest.NewCluster(t, 3, opener(raft.Tuning{SnapshotEntries: 64, SnapshotEvery: 2 * time.Second}), replicationtest.Options{})
+	tuning.SnapshotEntries, tuning.SnapshotEvery = 64, 2*time.Second
+	c := replicationtest.NewCluster(t, 3, opener(tuning), replicationtest.Options{})
 	defer c.Close()
 	c.Net.Latency(time.Millisecond)
 	start := now(t, c)
@@ -122,7 +132,10 @@ func watchChaos(t *testing.T, seed uint64) {
 	watches := make([]*told, 3)
 	var watching, writing sync.WaitGroup
 	for i := range watches {
-		w := &told{batches: map[string]int{}}
+		w := &told{batches: map[string]int{}, limit: 500}
+		if tuning.ChangePiece > 0 {
+			w.limit = 1
+		}
 		watches[i] = w
 		r := rand.New(rand.NewPCG(seed, uint64(50+i)))
 		watching.Go(func() { w.run(t, c, r, start, &upTo) })
@@ -190,7 +203,10 @@ func watchChaos(t *testing.T, seed uint64) {
 	}
 	for i, w := range watches {
 		w.check(t, fmt.Sprint("watch ", i), acked, c.State(l).Dump())
-		t.Logf("watch %d: %d events, other replicas went on %d times", i, len(w.events), w.moves)
+		if w.inside == 0 && tuning.ChangePiece > 0 {
+			t.Errorf("watch %d never went on inside an entry", i)
+		}
+		t.Logf("watch %d: %d events, other replicas went on %d times, %d times inside an entry", i, len(w.events), w.moves, w.inside)
 	}
 }
 
@@ -254,6 +270,9 @@ func TestWaitingWatchIsWoken(t *testing.T) {
 	})
 }
 
+// away is long enough for a replica to take nobody for watching.
+func away() { time.Sleep(11 * time.Second) } // virtual time
+
 func TestHistoryThatIsGoneIsTold(t *testing.T) {
 	cluster(t, 3, raft.Tuning{ChangeEvents: 10}, func(t *testing.T, c *replicationtest.Cluster) {
 		l := leader(t, c)
@@ -266,6 +285,7 @@ func TestHistoryThatIsGoneIsTold(t *testing.T) {
 			t.Fatalf("%d events of 10", len(rep.Events))
 		}
 		first := rep.Events[0].Entry.Version
+		away() // or it would be kept for the watch
 		mustPut(t, c, l, "k", "10")
 		if _, err := changes(c, l, replication.ChangesRequest{After: at}); !errors.Is(err, fulcrum.ErrCompacted) {
 			t.Errorf("one event too old: %v, want compacted", err)
@@ -279,21 +299,6 @@ func TestHistoryThatIsGoneIsTold(t *testing.T) {
 		if _, err := changes(c, l, replication.ChangesRequest{Since: older}); !errors.Is(err, fulcrum.ErrCompacted) {
 			t.Errorf("since a version before: %v, want compacted", err)
 		}
-	})
-}
-
-// Changes of one entry that are too large to keep are gone at once, and that is told.
-func TestEntryThatIsTooLargeIsTold(t *testing.T) {
-	cluster(t, 1, raft.Tuning{ChangeBytes: 1000}, func(t *testing.T, c *replicationtest.Cluster) {
-		l := leader(t, c)
-		at := now(t, c)
-		mustPut(t, c, l, "k", strings.Repeat("x", 2000))
-		if _, err := changes(c, l, replication.ChangesRequest{After: at}); !errors.Is(err, fulcrum.ErrCompacted) {
-			t.Errorf("%v, want compacted", err)
-		}
-		next := now(t, c)
-		mustPut(t, c, l, "k", "small")
-		wantValues(t, mustChanges(t, c, l, replication.ChangesRequest{After: next}).Events, "k=small")
 	})
 }
 
@@ -407,7 +412,7 @@ func TestWatchGoesOnInTheNextEpoch(t *testing.T) {
 		epoch := fulcrum.Epoch(3)
 		open := func(env replication.Env) (replication.Group, error) {
 			if rings[env.Node] == nil {
-				rings[env.Node] = raft.NewChanges()
+				rings[env.Node] = raft.NewChanges(raft.NewRoom(raft.RoomBytes))
 			}
 			return raft.Open(env, raft.Options{Changes: rings[env.Node]})
 		}

@@ -63,7 +63,7 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	c.promising = true
 	c.promises.begin(env.Node, len(inTerm) > 0, c.tuning.Lease)
 	if opt.Changes == nil {
-		opt.Changes = NewChanges()
+		opt.Changes = NewChanges(NewRoom(RoomBytes))
 	}
 	k, err := openKeeper(c, env, opt.Changes)
 	if err != nil {

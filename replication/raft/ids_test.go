@@ -282,7 +282,7 @@ func TestIDsOfTheEpochBefore(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				k, err := openKeeper(c, env, NewChanges())
+				k, err := openKeeper(c, env, NewChanges(NewRoom(RoomBytes)))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -20,7 +20,7 @@ func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper 
 	if err != nil {
 		t.Fatal(err)
 	}
-	k, err := openKeeper(c, env, NewChanges())
+	k, err := openKeeper(c, env, NewChanges(NewRoom(RoomBytes)))
 	if err != nil {
 		t.Fatal(err)
 	}

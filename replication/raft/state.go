@@ -101,7 +101,7 @@ func openKeeper(c *core, env replication.Env, changes *Changes) (*keeper, error)
 }
 
 // place is where the State stands.
-func (k *keeper) place() place { return place{k.env.Epoch, k.env.State.Applied()} }
+func (k *keeper) place() place { return place{k.env.Epoch, k.env.State.Applied(), 0} }
 
 // newest is at least the newest version in the State.
 func (k *keeper) newest() fulcrum.Version {
@@ -173,7 +173,6 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 	b := pending{keeper: k, prog: k.get(), fresh: map[string]int{}}
 	from := k.applied()
 	var last uint64
-	var told []record
 	for i, l := range logs {
 		if l.Kind != protocol.Command || l.Index <= from {
 			continue
@@ -185,9 +184,7 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 			return make([]any, len(logs))
 		}
 		results[i] = res
-		if r := b.told(place{k.env.Epoch, l.Index}, len(l.Data)); len(r.events) > 0 || r.lost {
-			told = append(told, r)
-		}
+		b.entryDone(l)
 	}
 	if last == 0 {
 		return results
@@ -205,7 +202,7 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 		return make([]any, len(logs))
 	}
 	k.set(b.prog, last)
-	k.changes.add(told, place{k.env.Epoch, last}, b.prog.fence.Index > 0)
+	k.changes.add(b.told, place{k.env.Epoch, last, 0}, b.prog.fence.Index > 0)
 	k.scheduleApplied(&b)
 	if k.env.Clock != nil {
 		_ = k.env.Clock.Observe(b.prog.last) // too far ahead: apply raises stamps anyway
@@ -220,35 +217,11 @@ type pending struct {
 	entries []fulcrum.Entry
 	fresh   map[string]int // key -> its place in entries
 
-	events []fulcrum.Event // of the entry under way, in order; nil when they are too large
-	size   int             // of events, also of those that are too large
+	pieces
 
 	removed  bool            // some key was taken out of the State
 	expiring int             // keys listed by entries that expire keys
 	early    []fulcrum.Entry // listed, but not due
-}
-
-// eventOverhead is about what an event takes besides its key and value.
-const eventOverhead = 96
-
-// tell notes a change. When a tombstone goes itself is nobody's business.
-func (b *pending) tell(e fulcrum.Event) {
-	if e.Entry.Tombstone {
-		e.Entry.ExpireAt = 0
-	}
-	b.size += len(e.Entry.Key) + len(e.Entry.Value) + eventOverhead
-	if b.size > b.core.tuning.ChangeBytes {
-		b.events = nil
-		return
-	}
-	b.events = append(b.events, e)
-}
-
-// told takes the changes of one entry, whose own bytes they may keep in memory.
-func (b *pending) told(at place, bytes int) record {
-	r := record{at: at, newest: b.prog.last, events: b.events, size: max(b.size, bytes), lost: b.size > b.core.tuning.ChangeBytes}
-	b.events, b.size = nil, 0
-	return r
 }
 
 func (b *pending) get(key []byte) (fulcrum.Entry, error) {
@@ -302,26 +275,27 @@ func (b *pending) entry(l protocol.Entry) (*entryResult, error) {
 	if b.prog.clock.pass(e.clock, l.Term, l.Index); e.clock.now > 0 {
 		b.keeper.clock.applied(b.prog.clock, e.clock, own, time.Now())
 	}
-	for _, item := range e.items {
-		if e.kind == entryExpire {
-			if err := b.expire(item, e.stamp); err != nil {
-				return nil, err
-			}
-			res.items = append(res.items, nil)
-			continue
-		}
-		req, err := decodeRequest(item)
-		if err != nil {
-			res.items = append(res.items, error(&fulcrum.Error{Code: fulcrum.CodeInternal, Detail: err.Error()}))
-			continue
-		}
-		answer, err := b.once(req, e)
+	for i, item := range e.items {
+		answer, err := b.item(item, e)
 		if err != nil {
 			return nil, err
 		}
 		res.items = append(res.items, answer)
+		b.requestDone(l.Index, uint64(i))
 	}
 	return res, nil
+}
+
+// item is one request of e, or keys that are due.
+func (b *pending) item(item []byte, e entry) (any, error) {
+	if e.kind == entryExpire {
+		return nil, b.expire(item, e.stamp)
+	}
+	req, err := decodeRequest(item)
+	if err != nil {
+		return error(&fulcrum.Error{Code: fulcrum.CodeInternal, Detail: err.Error()}), nil
+	}
+	return b.once(req, e)
 }
 
 // above returns stamp, raised where it is not newer than v. It keeps the stamp's

@@ -33,10 +33,10 @@ type Tuning struct {
 	CacheBytes       int // newest log entries kept in memory; default 2 MiB
 	ChangeEvents     int // newest changes kept in memory for watches; default 32,768
 	ChangeBytes      int // and their bytes, about; default 3 MiB, at most 8 MiB
+	ChangePiece      int // a log entry that changes more is told in pieces of about so many bytes, never less than a request; the same on all replicas; default 1 MiB
 }
 
-// maxChangeBytes lets the changes of one log entry, which are never split, fit into one
-// message between nodes.
+// maxChangeBytes bounds what a shard keeps for watches that are away.
 const maxChangeBytes = 8 << 20
 
 // maxAppendBytes lets an append, with its head, fit into one message between nodes.
@@ -65,6 +65,7 @@ func (t Tuning) withDefaults() Tuning {
 	t.CacheBytes = cmp.Or(t.CacheBytes, 2<<20)
 	t.ChangeEvents = cmp.Or(t.ChangeEvents, 32768)
 	t.ChangeBytes = cmp.Or(t.ChangeBytes, 3<<20)
+	t.ChangePiece = cmp.Or(t.ChangePiece, 1<<20)
 	return t
 }
 
@@ -90,8 +91,8 @@ func (t Tuning) Validate() error {
 	if t.BatchRequests < 1 || t.BatchBytes < 1 || t.BatchBytes > maxItemBytes || t.Queue < 1 || t.Reads < 1 || t.CacheBytes < 0 {
 		errs = append(errs, fmt.Errorf("batch %d requests, %d bytes, queue %d, reads %d, cache %d: out of bounds", t.BatchRequests, t.BatchBytes, t.Queue, t.Reads, t.CacheBytes))
 	}
-	if t.ChangeEvents < 1 || t.ChangeBytes < 1 || t.ChangeBytes > maxChangeBytes {
-		errs = append(errs, fmt.Errorf("changes kept: %d, %d bytes: want at least one, and at most %d bytes", t.ChangeEvents, t.ChangeBytes, maxChangeBytes))
+	if t.ChangeEvents < 1 || t.ChangeBytes < 1 || t.ChangeBytes > maxChangeBytes || t.ChangePiece < 1 || t.ChangePiece > maxChangeBytes {
+		errs = append(errs, fmt.Errorf("changes kept: %d, %d bytes, in pieces of %d: want at least one, and at most %d bytes", t.ChangeEvents, t.ChangeBytes, t.ChangePiece, maxChangeBytes))
 	}
 	return errors.Join(errs...)
 }
