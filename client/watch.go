@@ -59,9 +59,8 @@ const maxLine = 64 << 20
 // comes at once, and says from where on nothing is missed. When the node ends, is cut off
 // or falls silent, the watch goes on at another one, right behind the last batch: changes
 // come in order, each once, with no gap. An error ends the sequence:
-// fulcrum.ErrCompacted says that changes behind the last batch are no longer kept (the
-// reader was too slow, or away for too long); then watch anew, read the keys, and go on
-// with what the watch tells. Of the options On and NoRetry count.
+// fulcrum.ErrCompacted says that changes behind the last batch are no longer kept; then
+// watch anew, read the keys, and go on with what the watch tells. Of the options On and NoRetry count.
 func (c *Client) Watch(ctx context.Context, keyspace string, w Watch, opts ...CallOption) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
 		o := c.call(opts)

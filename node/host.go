@@ -156,6 +156,7 @@ func (h *host) Run(ctx context.Context) error {
 // sync starts a step for each group that is not as the catalog wants it.
 func (h *host) sync(ctx context.Context, g *errgroup.Group) {
 	st := h.n.machine.State()
+	h.n.metrics.begin(st)
 	st.Groups(func(ref catalog.ShardRef) {
 		sh := ref.Shard
 		_, damaged := h.n.store.Damage(sh.Group)

@@ -153,6 +153,18 @@ func (m *metrics) switched(keyspace string, sh *catalog.Shard, took time.Duratio
 	m.moves.WithLabelValues(keyspace).Inc()
 }
 
+// begin makes what counts for each keyspace, wherever its replicas are, be there from the
+// start, at zero, so that rates have a beginning.
+func (m *metrics) begin(st *catalog.State) {
+	for _, keyspace := range st.Names() {
+		m.watchEvents.WithLabelValues(keyspace)
+		m.switchTime.WithLabelValues(keyspace)
+		for _, mode := range consistency.Modes {
+			m.switches.WithLabelValues(keyspace, mode.String())
+		}
+	}
+}
+
 // group returns what the replicas of a keyspace count with. What else is counted by
 // keyspace alone is there from now on too, at zero, so that rates have a beginning.
 func (m *metrics) group(keyspace string, mode consistency.Mode) replication.Metrics {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ const (
 	maxWatches  = 1000            // on this node
 	maxFarPulls = 2048            // waits at other nodes at a time: they must have room for requests
 	pullWait    = 5 * time.Second // one wait for something to happen
-	pullBytes   = 64 << 10        // of changes at a time, or one log entry if that is larger
+	pullBytes   = 64 << 10        // of changes at a time, or one request if that is larger
 	watchSign   = 5 * time.Second // an idle watch shows a sign of life so often
 )
 
@@ -217,11 +218,13 @@ func (w *watch) tell(events []fulcrum.Event, emit func(api.WatchBatch) error) er
 }
 
 // first asks every shard once, without waiting for anything to happen: what cannot be
-// told any more is said before anything is told.
+// told any more is said before anything is told. A version that is of the future for all
+// shards is refused; where one of them made it, the others begin now.
 func (w *watch) first(ctx context.Context) ([]fulcrum.Event, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	heard := make([]replication.ChangesReply, len(w.parts))
+	future := make([]error, len(w.parts))
 	for i, p := range w.parts {
 		g.Go(func() (err error) {
 			if p.req.After.IsZero() {
@@ -230,11 +233,18 @@ func (w *watch) first(ctx context.Context) ([]fulcrum.Event, error) {
 				}
 			}
 			heard[i], err = p.next(ctx)
+			if !p.req.Since.IsZero() && errors.Is(err, fulcrum.ErrInvalid) {
+				future[i], p.req.Since = err, fulcrum.Version{}
+				heard[i], err = p.next(ctx)
+			}
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	if !slices.Contains(future, nil) {
+		return nil, future[0]
 	}
 	var events []fulcrum.Event
 	for i, p := range w.parts {
@@ -356,7 +366,7 @@ func (p *pull) lost(err error) error {
 }
 
 func compacted(err error) error {
-	return fulcrum.AsError(err).WithHint("the reader was too slow, or away for too long: begin a new watch, then read the keys anew, then go on with what the watch tells")
+	return fulcrum.AsError(err).WithHint("changes came faster than they were read, or the watch was away for too long, or replicas restarted: begin a new watch, then read the keys anew, then go on with what the watch tells")
 }
 
 func (n *Node) sendChanges(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shard, req replication.ChangesRequest) (replication.ChangesReply, error) {

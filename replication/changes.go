@@ -11,8 +11,8 @@ import (
 
 // Watcher is a Group that can tell its changes in the order in which they were made.
 type Watcher interface {
-	// Changes returns what changed behind req.After, in order, whole log entries at a
-	// time and at most about req.Limit bytes; with nothing to tell it waits for something,
+	// Changes returns what changed behind req.After, in order, whole requests at a time
+	// and at most about req.Limit bytes; with nothing to tell it waits for something,
 	// for req.Wait or until ctx ends, and then returns no events. The zero After means:
 	// behind everything that was acknowledged before the call; it comes back at once.
 	// Changes that are no longer kept are CodeCompacted. Every replica can answer for any
@@ -24,7 +24,8 @@ type Watcher interface {
 // ChangesRequest asks for changes to keys with Start <= key < End (nil: no end).
 //
 // With Since, they are those from the first one newer than that version on, and After,
-// if not zero, is a position that the replica must have reached before it answers.
+// if not zero, is a position that the replica must have reached before it answers. A version
+// of the future, newer than all that the shard has made, is CodeInvalid.
 // Versions rise along a shard's log, but for a late write that a switch of mode handed
 // over (OpMerge): it carries the version that it had, and is told at its place in the log.
 type ChangesRequest struct {

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -319,9 +320,70 @@ func TestWhereAWatchMayBegin(t *testing.T) {
 			if one, err := first(name, "a", api.Watch{After: v.String(), Start: []byte("2"), End: []byte("2\x00")}); err != nil || len(one.Events) != 1 {
 				t.Errorf("%s, one key: %d events, %v", name, len(one.Events), err)
 			}
+			future := v
+			future.Time += uint64(time.Hour.Milliseconds()) << 16
+			if _, err := first(name, "a", api.Watch{After: future.String()}); !errors.Is(err, fulcrum.ErrInvalid) {
+				t.Errorf("%s, since a version of the future: %v, want invalid", name, err)
+			}
 			for what, req := range map[string]api.Watch{"another keyspace": {After: batch.Next}, "nonsense": {After: "nonsense"}, "no range": {Start: []byte("b"), End: []byte("a")}} {
 				if _, err := first(name, "b", req); !errors.Is(err, fulcrum.ErrInvalid) {
 					t.Errorf("%s, %s: %v, want invalid", name, what, err)
+				}
+			}
+		}
+	})
+}
+
+// A request that changes more than a replica keeps of a shard reaches every watch, also at
+// nodes that have no replica of it.
+func TestWatchesAreToldOfLargeRequests(t *testing.T) {
+	inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+		create(t, c, "a", consistency.Raft)
+		const rounds, keys = 3, 7
+		ctx, stop := context.WithCancel(t.Context())
+		var watching sync.WaitGroup
+		told := map[fulcrum.NodeID]*[]fulcrum.Event{}
+		for _, name := range c.Names() {
+			begun, events := make(chan bool, 100), new([]fulcrum.Event)
+			told[name] = events
+			watching.Go(func() {
+				err := c.Call(ctx, name, func(ctx context.Context, b api.Backend) error {
+					return b.Watch(ctx, api.Call{Keyspace: "a"}, api.Watch{}, func(b api.WatchBatch) error {
+						*events = append(*events, b.Events...)
+						begun <- true
+						return nil
+					})
+				})
+				if ctx.Err() == nil {
+					t.Errorf("the watch at %s ends: %v", name, err)
+					begun <- false
+				}
+			})
+			<-begun
+		}
+		for round := range rounds {
+			var ws []fulcrum.Write
+			for i := range keys {
+				ws = append(ws, fulcrum.Write{Op: fulcrum.OpPut, Key: fmt.Appendf(nil, "{one}%d", i), Value: bytes.Repeat([]byte{byte(round)}, 1<<20)})
+			}
+			err := c.Call(t.Context(), "n1", func(ctx context.Context, b api.Backend) error {
+				_, _, err := b.Txn(ctx, api.Call{Keyspace: "a"}, api.Txn{Then: ws})
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		stop()
+		watching.Wait()
+		for name, events := range told {
+			if len(*events) != rounds*keys {
+				t.Errorf("at %s: %d events of %d", name, len(*events), rounds*keys)
+			}
+			for n, e := range *events {
+				if string(e.Entry.Key) != fmt.Sprintf("{one}%d", n%keys) || e.Entry.Value[0] != byte(n/keys) {
+					t.Fatalf("at %s: event %d is of %s, round %d", name, n, e.Entry.Key, e.Entry.Value[0])
 				}
 			}
 		}

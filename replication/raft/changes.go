@@ -284,8 +284,24 @@ func (g *Group) watchFrom(ctx context.Context, req replication.ChangesRequest) (
 			return place{}, false, unavailable(g.env.Node, "this replica is stopping")
 		}
 	}
+	if err := g.made(req.Since); err != nil {
+		return place{}, false, err
+	}
 	from, err = g.changes.since(req.Since)
 	return from, false, err
+}
+
+// made refuses a version of the future. Of a shard that has made none so new "newer than
+// that" asks for nothing yet, and what it makes next would be older: to tell that were
+// wrong, and to keep quiet until then would help nobody, as such a version is a mistake.
+// A little ahead may be the version of another shard, whose leader's clock is.
+func (g *Group) made(v fulcrum.Version) error {
+	ahead := v.Wall().Sub(g.env.Now())
+	if ahead <= consistency.DefaultMaxAhead || !g.keeper.newest().Less(v) {
+		return nil
+	}
+	return fulcrum.Errorf(fulcrum.CodeInvalid, "version %s is of the future: it is %v ahead of this node's clock, and nothing here is so new", v, ahead.Round(time.Millisecond)).
+		WithHint("give a version as a receipt or a watch of this cluster shows it, or a position")
 }
 
 // follow is one call of Changes under way.

@@ -502,3 +502,37 @@ func TestChangesTravel(t *testing.T) {
 		}
 	}
 }
+
+// A version of the future is refused: what comes next would be older, and yet told.
+func TestSinceTheFuture(t *testing.T) {
+	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
+		l := leader(t, c)
+		v := mustPut(t, c, l, "a", "1").Results[0].Entry.Version
+		ahead := func(d time.Duration) fulcrum.Version {
+			return fulcrum.Version{Time: uint64(time.Now().Add(d).UnixMilli()) << 16, Actor: 1}
+		}
+		at := now(t, c)
+		for _, id := range c.IDs {
+			for _, d := range []time.Duration{time.Second, time.Hour, 1 << 62} {
+				_, err := changes(c, id, replication.ChangesRequest{Since: ahead(d), After: at})
+				if e := fulcrum.AsError(err); !errors.Is(err, fulcrum.ErrInvalid) || !strings.Contains(e.Detail, "future") || e.Hint == "" {
+					t.Errorf("%s, a version that is %s ahead: %v, want invalid, and why", id, d, err)
+				}
+			}
+			for _, v := range []fulcrum.Version{v, ahead(200 * time.Millisecond)} {
+				if rep := mustChanges(t, c, id, replication.ChangesRequest{Since: v, After: at}); len(rep.Events) > 0 {
+					t.Errorf("%s tells %v behind %s", id, values(rep.Events), v)
+				}
+			}
+		}
+		// One that the shard has made is none, whatever clocks say.
+		old := fulcrum.Entry{Key: []byte("b"), Value: []byte("2"), Version: ahead(time.Hour)}
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		if _, err := c.Write(ctx, l, replication.WriteRequest{Writes: []fulcrum.Write{fulcrum.MergeOf(old)}}); err != nil {
+			t.Fatal(err)
+		}
+		mustPut(t, c, l, "c", "3")
+		wantValues(t, mustChanges(t, c, l, replication.ChangesRequest{Since: old.Version}).Events, "c=3")
+	})
+}
