@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"math/rand/v2"
@@ -24,6 +25,14 @@ type Watch struct {
 	// After is the Next of a batch, to miss nothing and repeat nothing since, or a version
 	// in its text form: changes newer than it. Empty: from now on.
 	After string
+
+	// Trouble, if it is there, is called whenever the watch cannot begin or go on at a node
+	// and will try again, with the reason, and with nil when it is under way after that.
+	// Meanwhile nothing is told and nothing is missed. It is called between batches.
+	Trouble func(error)
+	// Patience is how long the watch may find no node to be under way at: then it ends with
+	// the last reason, as fulcrum.ErrUnavailable. 0: it tries for as long as it takes.
+	Patience time.Duration
 }
 
 // Batch is what happened next, in order. All changes of one request are in one batch.
@@ -57,54 +66,136 @@ const maxLine = 64 << 20
 
 // Watch tells changes as they come, until ctx ends, which is no error. The first batch
 // comes at once, and says from where on nothing is missed. When the node ends, is cut off
-// or falls silent, the watch goes on at another one, right behind the last batch: changes
-// come in order, each once, with no gap. An error ends the sequence:
+// or falls silent, the watch goes on at another one, or with On at this one, right behind
+// the last batch: changes come in order, each once, with no gap. Meanwhile Watch.Trouble
+// is told, and Watch.Patience says how long that may last. An error ends the sequence:
 // fulcrum.ErrCompacted says that changes behind the last batch are no longer kept; then
-// watch anew, read the keys, and go on with what the watch tells. Of the options On and NoRetry count.
+// watch anew, read the keys, and go on with what the watch tells. Of the options On and
+// NoRetry count.
 func (c *Client) Watch(ctx context.Context, keyspace string, w Watch, opts ...CallOption) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
 		o := c.call(opts)
-		pause := 20 * time.Millisecond
-		for attempt := 0; ; attempt++ {
-			targets, err := c.targets(ctx, o, c.everyone)
-			told := false
-			if err == nil {
-				target := targets[attempt%len(targets)]
-				err = c.stream(ctx, keyspace, w, target, func(b Batch) bool {
-					told, w.After = true, b.Next
-					return yield(b, nil)
-				})
-				if told {
-					c.prefer(target)
-					pause, attempt = 20*time.Millisecond, 0
-				}
-			}
+		g := &going{Watch: w, stopped: time.Now()}
+		for {
+			err := c.watchOnce(ctx, keyspace, g, o, yield)
 			switch e := fulcrum.AsError(err); {
 			case e == nil || ctx.Err() != nil:
 				return
 			case !again(e) || o.attempts == 1:
 				yield(Batch{}, e)
 				return
+			default:
+				if err := g.stops(e); err != nil {
+					yield(Batch{}, err)
+					return
+				}
 			}
-			if !sleep(ctx, pause/2+rand.N(pause/2)) {
+			if !sleep(ctx, g.pause()) {
 				return
 			}
-			pause = min(2*pause, 2*time.Second)
 		}
 	}
+}
+
+// watchOnce watches at one node, for as long as that goes.
+func (c *Client) watchOnce(ctx context.Context, keyspace string, g *going, o call, yield func(Batch, error) bool) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if g.Patience > 0 {
+		end := time.AfterFunc(g.left(), func() {
+			cancel(errNotBegun)
+		})
+		defer end.Stop()
+		g.begun = func() { end.Stop() }
+	}
+	targets, err := c.targets(ctx, o, c.everyone)
+	if err != nil {
+		return err
+	}
+	target := targets[g.attempt%len(targets)]
+	return c.stream(ctx, keyspace, g.Watch, target, func(b Batch) bool {
+		if !g.stopped.IsZero() {
+			c.prefer(target)
+			g.on()
+		}
+		g.After = b.Next
+		return yield(b, nil)
+	})
+}
+
+// going is how a watch goes on: from where, and for how long it has not.
+type going struct {
+	Watch
+	attempt int       // since it was under way
+	stopped time.Time // zero: it is under way
+	why     *fulcrum.Error
+	told    bool   // Trouble was
+	begun   func() // nil: none
+}
+
+// on notes that the watch is under way.
+func (g *going) on() {
+	g.attempt, g.stopped, g.why = 0, time.Time{}, nil
+	if g.begun != nil {
+		g.begun()
+	}
+	if g.told {
+		g.told = false
+		g.Trouble(nil)
+	}
+}
+
+// stops notes that the watch cannot go on now, and says whether that ends it.
+func (g *going) stops(why *fulcrum.Error) error {
+	if g.stopped.IsZero() {
+		g.stopped = time.Now()
+	}
+	if g.why == nil || !errors.Is(why, errNotBegun) { // that one had no time to answer
+		g.why = why
+	}
+	if g.Patience > 0 && g.left() <= 0 {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "no node to watch at for %s: %w", g.Patience, g.why)
+	}
+	if g.attempt++; g.Trouble != nil {
+		g.told = true
+		g.Trouble(why)
+	}
+	return nil
+}
+
+// left is what is left of the patience.
+func (g *going) left() time.Duration {
+	if g.stopped.IsZero() {
+		return g.Patience
+	}
+	return g.Patience - time.Since(g.stopped)
+}
+
+// pause is how long to wait before the next attempt.
+func (g *going) pause() time.Duration {
+	d := min(20*time.Millisecond<<min(g.attempt-1, 10), 2*time.Second)
+	d = d/2 + rand.N(d/2)
+	if g.Patience > 0 {
+		d = min(d, max(0, g.left()))
+	}
+	return d
 }
 
 // again reports whether another node, or this one later, may go on with a watch.
 func again(e *fulcrum.Error) bool { return retryable(e) || e.Code == fulcrum.CodeDisk }
 
-// errEnough ends a stream that the caller has enough of.
-var errEnough = errors.New("enough")
+// errEnough ends a stream that the caller has enough of; the others one that tells nothing.
+var (
+	errEnough   = errors.New("enough")
+	errSilent   = fmt.Errorf("nothing for %s", silence)
+	errNotBegun = errors.New("it has not begun to tell")
+)
 
 // stream watches at one node until ctx ends, each returns false (nil) or it cannot go on.
 func (c *Client) stream(ctx context.Context, keyspace string, w Watch, base string, each func(Batch) bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	quiet := time.AfterFunc(silence, cancel)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer quiet.Stop()
 	rq := request{op: "watch", method: http.MethodGet, read: true, path: []string{"v1", "watch", keyspace}, query: call{}.values(), header: make(http.Header)}
 	for name, v := range map[string]string{"key": w.Key, "prefix": w.Prefix, "start": w.Start, "end": w.End, "after": w.After} {
@@ -119,7 +210,7 @@ func (c *Client) stream(ctx context.Context, keyspace string, w Watch, base stri
 	hr.Header.Set("Accept", "text/event-stream")
 	resp, err := c.http.Do(hr)
 	if err != nil {
-		return sendError(rq, base, err, false)
+		return sendError(rq, base, because(ctx, err), false)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -143,7 +234,16 @@ func (c *Client) stream(ctx context.Context, keyspace string, w Watch, base stri
 	case errors.As(err, &told):
 		return told
 	}
-	return sendError(rq, base, err, false)
+	return sendError(rq, base, because(ctx, err), false)
+}
+
+// because returns why ctx was cancelled, if it was, in the place of err, which only says
+// that.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // readStream reads Server-Sent Events and hands over whole batches: what comes without

@@ -39,11 +39,19 @@ Changes of a key come in order, each once, with no gap, also when nodes die: the
 goes on at another node by itself. Only mode raft has it. With -o json each line is an
 object; its "after", where it is there, given to --after, goes on right behind it.
 
+While no node can go on (with --node: while that one cannot), it says why on standard
+error, tries again, and says when it is watching again: for as long as it takes, or, with
+a --timeout that you give, for so long at a time, and then ends with exit code 3. A watch
+that is under way has no limit.
+
 Exit code 1 when what comes behind --after is no longer kept.`,
-		Example: "  fulcrum watch -k cp user:\n  fulcrum watch -k cp --key balance -o json",
+		Example: "  fulcrum watch -k cp user:\n  fulcrum watch -k cp --key balance -o json\n  fulcrum watch -k cp --node n1 --timeout 10s",
 	}
 	c.RunE = func(cmd *cobra.Command, in []string) error {
-		w := client.Watch{After: after}
+		w := client.Watch{After: after, Trouble: (&troubles{out: a.err}).tell}
+		if cmd.Flags().Changed("timeout") { // its default is for commands that end
+			w.Patience = a.timeout
+		}
 		switch {
 		case exact && (len(in) == 0 || in[0] == ""):
 			return usagef(cmd, "--key: which one?")
@@ -67,6 +75,29 @@ Exit code 1 when what comes behind --after is no longer kept.`,
 	fl.StringVar(&after, "after", "", "go on behind this: \"after\" of an earlier watch, or a version as a receipt shows it")
 	fl.BoolVar(&exact, "key", false, "the argument is one key, not a prefix")
 	return c
+}
+
+// troublesEvery is how often a watch says that it still cannot go on.
+const troublesEvery = 10 * time.Second
+
+// troubles says on standard error how a watch goes that is not under way.
+type troubles struct {
+	out  io.Writer
+	told time.Time // the last trouble
+	open bool      // nobody has said yet that it is over
+}
+
+// tell is client.Watch.Trouble. A trouble that is over at once, again and again, does not
+// fill the screen: it is told as seldom as one that lasts.
+func (t *troubles) tell(err error) {
+	switch {
+	case err == nil && t.open:
+		t.open = false
+		fmt.Fprintln(t.out, "fulcrum: watching again; nothing was missed")
+	case err != nil && (t.told.IsZero() || time.Since(t.told) >= troublesEvery):
+		t.told, t.open = time.Now(), true
+		fmt.Fprintf(t.out, "fulcrum: cannot watch now, trying again: %v\n", err)
+	}
 }
 
 // watch prints what is told until ctx ends.

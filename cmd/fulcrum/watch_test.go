@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fulcrum"
@@ -24,9 +25,15 @@ type watching struct {
 
 func (c *cluster) watch(args ...string) *watching {
 	c.t.Helper()
+	return c.watchSaying(os.Stderr, args...)
+}
+
+// watchSaying is watch whose standard error goes to say.
+func (c *cluster) watchSaying(say io.Writer, args ...string) *watching {
+	c.t.Helper()
 	w := &watching{c: c, seen: make(chan string, 1000)}
 	w.cmd = exec.CommandContext(c.t.Context(), binary, append([]string{"--data", c.Dir, "watch"}, args...)...)
-	w.cmd.Dir, w.cmd.Stderr = c.t.TempDir(), os.Stderr
+	w.cmd.Dir, w.cmd.Stderr = c.t.TempDir(), say
 	out, err := w.cmd.StdoutPipe()
 	if err == nil {
 		err = w.cmd.Start()
@@ -138,14 +145,79 @@ func TestWatch(t *testing.T) {
 		c.launch(name)
 	}
 	w.interrupt()
-	for range 12 { // more than a replica keeps of a shard
+	for range 40 { // more than a replica keeps of a shard, even while it is watched
 		if _, err := c.client().Put(t.Context(), "cp", "user:3", make([]byte, 1<<20)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	c.refused(exitFailed, []string{"no longer kept", "without --after"}, "watch", "-k", "cp", "user:", "--after", first.After)
+	c.isolated()
 	c.refused(exitUsage, []string{"no watch", "--mode raft"}, "watch", "-k", "ap")
 	c.refused(exitUsage, []string{"not a position"}, "watch", "-k", "cp", "--after", "nonsense")
 	c.refused(exitUsage, []string{"which one"}, "watch", "-k", "cp", "--key")
 	c.refused(exitFailed, []string{"no keyspace"}, "watch", "-k", "none")
+}
+
+// isolated is a watch at a node that is cut off: it says so, goes on when it is healed, and
+// ends when it has waited for as long as it was told to.
+func (c *cluster) isolated() {
+	c.must("fault", "isolate", "n1")
+	c.refused(exitUnavailable, []string{"cannot watch now, trying again: ", "no node to watch at for 3s: "}, "watch", "-k", "cp", "--node", "n1", "--timeout", "3s")
+	said := make(lines, 100)
+	w := c.watchSaying(said, "-k", "cp", "--node", "n1", "-o", "json")
+	if l := said.next(c.t); !strings.HasPrefix(l, "fulcrum: cannot watch now, trying again: ") {
+		c.t.Errorf("a watch that cannot begin says %q", l)
+	}
+	c.must("fault", "heal")
+	for l := ""; !strings.Contains(l, "watching again"); { // a reason again, if it took long
+		l = said.next(c.t)
+	}
+	w.line()
+	w.interrupt()
+}
+
+// lines are what a process writes, line by line.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		l <- line
+	}
+	return len(b), nil
+}
+
+func (l lines) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case line := <-l:
+		return line
+	case <-time.After(time.Minute):
+		t.Fatal("nothing is said for a minute")
+	}
+	return ""
+}
+
+func TestWatchTroublesAreToldSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		told := (&troubles{out: &out}).tell
+		for range 100 { // 50 s of one second's trouble and none
+			told(fulcrum.ErrUnavailable)
+			time.Sleep(250 * time.Millisecond)
+			told(nil)
+			time.Sleep(250 * time.Millisecond)
+		}
+		flaps := strings.Count(out.String(), "\n")
+		out.Reset()
+		time.Sleep(time.Minute)
+		for range 200 { // a minute
+			told(fulcrum.ErrUnavailable)
+			time.Sleep(300 * time.Millisecond)
+		}
+		told(nil)
+		told(nil)
+		if flaps != 10 || strings.Count(out.String(), "trying again: ") != 6 || strings.Count(out.String(), "watching again") != 1 {
+			t.Errorf("%d lines of a watch that flaps; of one that is long away:\n%s", flaps, out.String())
+		}
+	})
 }
