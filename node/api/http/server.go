@@ -126,10 +126,11 @@ func Serve(ctx context.Context, l net.Listener, h nethttp.Handler) error {
 		BaseContext: func(net.Listener) context.Context {
 			return context.WithValue(context.WithoutCancel(ctx), stoppingKey{}, ctx)
 		},
-		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // TLS and bytes that are no HTTP
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
+		ErrorLog:    slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // TLS and bytes that are no HTTP
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- server.Serve(listener{l}) }()
 	select {
 	case err := <-served:
 		return err

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -65,6 +62,9 @@ func (h *handler) watch(keyspace string) nethttp.HandlerFunc {
 			defer context.AfterFunc(stopping, cancel)()
 		}
 		s := &events{w: w, conn: nethttp.NewResponseController(w), patience: h.ReaderPatience}
+		if s.under, _ = r.Context().Value(connKey{}).(*conn); s.under != nil {
+			defer s.under.watch()()
+		}
 		_ = s.conn.SetReadDeadline(time.Time{}) // the server's is for requests, and would end this one
 		err = h.Backend.Watch(ctx, api.Call{Keyspace: keyspace}, req, s.batch)
 		switch {
@@ -83,6 +83,9 @@ func (h *handler) watch(keyspace string) nethttp.HandlerFunc {
 			panic(nethttp.ErrAbortHandler)
 		default:
 			s.end(problemFor(settle(r, err)))
+			if s.slow() {
+				h.quiet.Info("the reader of a watch was given up", "keyspace", keyspace, "err", err, "after", s.last)
+			}
 		}
 	}
 }
@@ -118,13 +121,15 @@ func watchOf(q url.Values, lastEvent string) (api.Watch, error) {
 type events struct {
 	w        nethttp.ResponseWriter
 	conn     *nethttp.ResponseController
+	under    *conn // nil: not known
 	patience time.Duration
 	begun    bool
 	last     string // position of what was written
-	err      error  // of writing
+	err      error  // of writing: nothing more can be said
 }
 
-// batch writes one batch; its events go out together.
+// batch writes one batch, each event as soon as there is enough for a write: a batch can
+// be large.
 func (s *events) batch(b api.WatchBatch) error {
 	if !s.begun {
 		s.begun = true
@@ -144,17 +149,23 @@ func (s *events) batch(b api.WatchBatch) error {
 		if err := write(&buf, kindOf(e), id, data); err != nil {
 			return err
 		}
+		if id == "" && buf.Len() >= pieceBytes/2 {
+			if err := s.send(buf.Bytes()); err != nil {
+				return err
+			}
+			buf.Reset()
+		}
 	}
 	if len(b.Events) == 0 {
 		if err := write(&buf, "progress", b.Next, watchProgress{b.Next}); err != nil {
 			return err
 		}
 	}
-	if err := s.flush(buf.Bytes()); err != nil {
-		return err
+	err := s.send(buf.Bytes())
+	if s.err == nil { // it is all written, though it may be the last
+		s.last = b.Next
 	}
-	s.last = b.Next
-	return nil
+	return err
 }
 
 func kindOf(e fulcrum.Event) string {
@@ -183,28 +194,6 @@ func write(buf *bytes.Buffer, kind, id string, data any) error {
 	return nil
 }
 
-// flush sends b, and fails when the reader takes nothing for long.
-func (s *events) flush(b []byte) error {
-	err := s.conn.SetWriteDeadline(time.Now().Add(s.patience)) // in the place of the server's own
-	if errors.Is(err, nethttp.ErrNotSupported) {
-		err = nil
-	}
-	if err == nil {
-		_, err = s.w.Write(b)
-	}
-	if err == nil {
-		err = s.conn.Flush()
-	}
-	if s.err = err; err == nil {
-		return nil
-	}
-	var ne net.Error
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout() {
-		return fulcrum.Errorf(fulcrum.CodeOverloaded, "the reader took nothing for %s", s.patience)
-	}
-	return fulcrum.Errorf(fulcrum.CodeUnavailable, "the reader is gone: %w", err)
-}
-
 // end tells why there is nothing more.
 func (s *events) end(p Problem) {
 	var buf bytes.Buffer
@@ -213,7 +202,7 @@ func (s *events) end(p Problem) {
 		end.After = "" // there is no going on from there
 	}
 	if err := write(&buf, "error", "", end); err == nil {
-		_ = s.flush(buf.Bytes()) // the reader may be gone
+		_ = s.send(buf.Bytes()) // the reader may be gone
 	}
 }
 
