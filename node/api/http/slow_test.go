@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,18 +35,24 @@ func slowReader(t *testing.T, n *node) *stream {
 	own := nethttp.DefaultClient.Transport
 	tr := &nethttp.Transport{}
 	t.Cleanup(tr.CloseIdleConnections)
-	nethttp.DefaultClient.Transport = tr // TestMain has no parallel tests that would share it
+	nethttp.DefaultClient.Transport = tr // no test here runs in parallel
 	defer func() { nethttp.DefaultClient.Transport = own }()
 	s := openStream(t, "http://"+l.Addr().String(), "/v1/watch/cp")
 	s.begun(200)
 	return s
 }
 
-func (n *node) writeMany(t *testing.T, count, bytes int) {
+// writeMany makes requests of so many writes, of a KiB each.
+func (n *node) writeMany(t *testing.T, requests, writes int) {
 	t.Helper()
-	for range count {
-		if _, _, err := n.Write(t.Context(), callTo("cp"), []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: make([]byte, bytes)}}); err != nil {
-			t.Fatal(err)
+	for range requests {
+		ws := make([]fulcrum.Write, writes)
+		for i := range ws {
+			ws[i] = fulcrum.Write{Op: fulcrum.OpPut, Key: []byte("k"), Value: bytes.Repeat([]byte("x"), 1<<10)}
+		}
+		res, _, err := n.Write(t.Context(), callTo("cp"), ws)
+		if err != nil || res[0].Err != nil {
+			t.Fatal(err, res)
 		}
 	}
 }
@@ -54,8 +62,8 @@ func (n *node) writeMany(t *testing.T, count, bytes int) {
 func TestSlowReaderIsTold(t *testing.T) {
 	n := newNode(t, func(o *Options) { o.ReaderPatience = 200 * time.Millisecond })
 	s := slowReader(t, n)
-	n.writeMany(t, 20_000, 1<<10) // more than the buffers of the connection hold
-	time.Sleep(2 * time.Second)   // real time, well behind its patience
+	n.writeMany(t, 20_000, 1)   // more than the buffers of the connection hold
+	time.Sleep(2 * time.Second) // real time, well behind its patience
 	last, events := "", 0
 	for ; ; events++ {
 		e, err := s.read()
@@ -81,50 +89,33 @@ func TestSlowReaderIsTold(t *testing.T) {
 	t.Logf("given up behind %d events", events)
 }
 
-// A reader that takes something now and then is not given up, also where one event takes
+// A reader that takes something now and then is not given up, also where one batch takes
 // longer than its patience.
 func TestReaderThatTakesItsTimeIsNotGivenUp(t *testing.T) {
 	n := newNode(t, func(o *Options) { o.ReaderPatience = 500 * time.Millisecond })
 	s := slowReader(t, n)
-	n.writeMany(t, 6, 1<<20)
+	const events = 2000
+	n.writeMany(t, 2, events/2)
 	slow := &slowly{from: s.resp.Body}
-	s.in.Reset(slow)
-	for i := range 6 {
+	s.in = bufio.NewReaderSize(slow, 64<<10) // nothing behind the beginning is in the one before
+	for i := range events {
 		if e := s.next(); e.event != "put" {
 			t.Fatalf("event %d: %s", i, e.event)
 		}
 	}
-	if slow.took < 2*time.Second {
+	if slow.took < time.Second {
 		t.Errorf("all was read in %s: the test shows nothing", slow.took)
 	}
 }
 
-// slowly reads a little at a time, about 4 MB a second.
+// slowly reads a little at a time, less than 1 MB a second.
 type slowly struct {
 	from io.Reader
 	took time.Duration
 }
 
 func (s *slowly) Read(b []byte) (int, error) {
-	time.Sleep(10 * time.Millisecond)
-	s.took += 10 * time.Millisecond
-	return s.from.Read(b[:min(len(b), 40<<10)])
-}
-
-// Where it is in the middle of an event that does not fit, it cannot be told: the
-// connection is cut off, so that nobody takes the event for whole.
-func TestSlowReaderInTheMiddleOfAnEvent(t *testing.T) {
-	n := newNode(t, func(o *Options) { o.ReaderPatience = 200 * time.Millisecond })
-	s := slowReader(t, n)
-	n.writeMany(t, 30, 1<<20)
-	time.Sleep(2 * time.Second)
-	for events := 0; ; events++ {
-		e, err := s.read()
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return
-		}
-		if err != nil || e.event != "put" || !json.Valid([]byte(e.data)) || events > 30 {
-			t.Fatalf("event %d is %s of %d bytes, %v; want whole ones, then a connection that was cut off", events, e.event, len(e.data), err)
-		}
-	}
+	time.Sleep(5 * time.Millisecond)
+	s.took += 5 * time.Millisecond
+	return s.from.Read(b[:min(len(b), 8<<10)])
 }
