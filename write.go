@@ -50,6 +50,8 @@ type Write struct {
 	KeepTTL   bool // OpPut keeps the key's expiry instead of taking TTL or ExpireAt
 	Tombstone bool // OpMerge only
 	Quiet     bool // who asks needs no more of the Result than Applied, Err and the Entry's version
+	NoValue   bool // who asks needs the Result's Entry without its value
+	NoOld     bool // who asks needs the Result's Old without its value
 	Key       []byte
 	Value     []byte
 	Expect    []byte  // IfValue
@@ -85,15 +87,30 @@ func (w Write) Blind() bool {
 
 // MergeOf is the Write that carries e, with its own version, into a later epoch.
 func MergeOf(e Entry) Write {
-	return Write{Op: OpMerge, Key: e.Key, Value: e.Value, At: e.Version, Tombstone: e.Tombstone, ExpireAt: e.ExpireAt}
+	return Write{Op: OpMerge, Key: e.Key, Value: e.Value, At: e.Version, Tombstone: e.Tombstone, ExpireAt: e.ExpireAt, NoValue: true, NoOld: true}
 }
 
-// Result says what became of one Write.
+// Result says what became of one Write. Its lengths are those of the values, also where
+// these are left out because the Write said that nobody needs them.
 type Result struct {
-	Applied bool  // false: its condition did not hold, or Err is set; nothing changed
-	Entry   Entry // what stands there now
-	Old     Entry // what stood there before; the zero Entry when nothing live did
-	Err     error // an evaluation error: this write is refused for good
+	Applied   bool  // false: its condition did not hold, or Err is set; nothing changed
+	Entry     Entry // what stands there now
+	Old       Entry // what stood there before; the zero Entry when nothing live did
+	Err       error // an evaluation error: this write is refused for good
+	Length    int   // of Entry's value
+	OldLength int   // of Old's value
+}
+
+// Trim leaves out of res, the result of w, the values that nobody needs: they would
+// travel, and be kept, for nothing.
+func (w Write) Trim(res Result) Result {
+	if w.NoValue || w.Quiet {
+		res.Entry.Value = nil
+	}
+	if w.NoOld || w.Quiet {
+		res.Old.Value = nil
+	}
+	return res
 }
 
 // Errors of evaluation: the write is refused and changes nothing.
@@ -111,6 +128,12 @@ var (
 // The Entry is to be stored only if Applied. The error is one of the evaluation
 // errors above and means: not applied.
 func Evaluate(w Write, old Entry, stamp Version, now int64, maxValue int) (Result, error) {
+	res, err := evaluate(w, old, stamp, now, maxValue)
+	res.Length, res.OldLength = len(res.Entry.Value), len(res.Old.Value)
+	return res, err
+}
+
+func evaluate(w Write, old Entry, stamp Version, now int64, maxValue int) (Result, error) {
 	live := old.Live(now)
 	res := Result{Entry: old}
 	if live {
@@ -297,6 +320,12 @@ func AppendWrite(b []byte, w Write) []byte {
 	if w.Quiet {
 		flags |= 8
 	}
+	if w.NoValue {
+		flags |= 16
+	}
+	if w.NoOld {
+		flags |= 32
+	}
 	expiry := w.ExpireAt
 	if w.TTL > 0 { // at most one of the two is set: they share a field
 		flags |= 4
@@ -326,6 +355,7 @@ func DecodeWrite(b []byte) (Write, []byte, error) {
 	w.Op, w.If = Op(r.Byte()), If(r.Byte())
 	flags := r.Byte()
 	w.KeepTTL, w.Tombstone, w.Quiet = flags&1 != 0, flags&2 != 0, flags&8 != 0
+	w.NoValue, w.NoOld = flags&16 != 0, flags&32 != 0
 	if expiry := r.Varint(); flags&4 != 0 {
 		w.TTL = expiry
 	} else {

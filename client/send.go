@@ -21,8 +21,8 @@ import (
 	"fulcrum/consistency"
 )
 
-// maxBody bounds an answer; the largest is a page of a scan.
-const maxBody = 256 << 20
+// maxBody bounds an answer; the largest is a page of a scan. Only tests change it.
+var maxBody = 256 << 20
 
 // request is one exchange, before it is known which node gets it.
 type request struct {
@@ -189,10 +189,12 @@ func (c *Client) send(ctx context.Context, rq request, base string) (answer, *fu
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header, base: base}
 	a.receipt = receiptOf(resp.Header)
-	a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	a.body, err = io.ReadAll(io.LimitReader(resp.Body, int64(maxBody)+1))
 	switch {
 	case err != nil && (rq.read || resp.StatusCode >= 300):
 		return a, sendError(rq, base, err, false)
+	case len(a.body) > maxBody && !rq.read: // it was carried out, perhaps
+		return a, fulcrum.Errorf(fulcrum.CodeUnknown, "answer over %d bytes to a change", maxBody)
 	case len(a.body) > maxBody:
 		return a, fulcrum.Errorf(fulcrum.CodeTooLarge, "answer over %d bytes", maxBody)
 	case resp.StatusCode < 300:

@@ -238,12 +238,17 @@ func mistimed(ws []fulcrum.Write, now int64) []fulcrum.Write {
 	return ws
 }
 
+// mergesOf turns blind writes into merges with the versions that they were stamped with.
+// A result may come without the value, which is the write's own.
 func mergesOf(ws []fulcrum.Write, stamped []fulcrum.Result) []fulcrum.Write {
 	out := make([]fulcrum.Write, len(ws))
 	for i, w := range ws {
 		out[i] = w
 		if e := stamped[i].Entry; w.Op != fulcrum.OpMerge && !e.Version.IsZero() {
-			out[i] = fulcrum.Write{Op: fulcrum.OpMerge, Key: w.Key, Value: e.Value, At: e.Version, Tombstone: e.Tombstone, ExpireAt: e.ExpireAt}
+			out[i] = fulcrum.Write{Op: fulcrum.OpMerge, Key: w.Key, At: e.Version, Tombstone: e.Tombstone, ExpireAt: e.ExpireAt, NoValue: w.NoValue, NoOld: w.NoOld}
+			if w.Op == fulcrum.OpPut {
+				out[i].Value = w.Value
+			}
 		}
 	}
 	return out

@@ -168,7 +168,7 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, err
 		}
-		return replication.AppendReadReply(nil, rep), nil
+		return readAnswer(replication.AppendReadReply(nil, rep))
 	case dataScan:
 		req, err := replication.ReadScanRequest(r)
 		if err != nil {
@@ -178,7 +178,7 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, err
 		}
-		return replication.AppendScanReply(nil, rep), nil
+		return readAnswer(replication.AppendScanReply(nil, rep))
 	case dataChanges:
 		req, err := replication.ReadChangesRequest(r)
 		if err != nil {
@@ -188,9 +188,17 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, err
 		}
-		return replication.AppendChangesReply(nil, rep), nil
+		return readAnswer(replication.AppendChangesReply(nil, rep))
 	}
 	return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded request of unknown kind %d", kind)
+}
+
+// readAnswer refuses what no message holds: unlike a change, a read is then not done.
+func readAnswer(b []byte) ([]byte, error) {
+	if len(b) > fulcrum.MaxMessageBytes {
+		return nil, fulcrum.Errorf(fulcrum.CodeTooLarge, "answer of %d bytes, the limit is %d", len(b), fulcrum.MaxMessageBytes).WithHint("ask for less at a time")
+	}
+	return b, nil
 }
 
 // writeAnswer carries a reply together with its error: a write that a fence cut

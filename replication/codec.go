@@ -245,6 +245,15 @@ func readOutcome(r *fulcrum.Reader) Outcome {
 		Hinted: int(r.Uvarint()), Repaired: int(r.Uvarint()), Clock: r.Varint()}
 }
 
+// The flags of a result: what else it holds.
+const (
+	resultApplied byte = 1 << iota
+	resultLength       // the value of Entry is left out: its length
+	resultOldLength    // the same of Old
+	resultErr
+	resultEnd
+)
+
 // AppendWriteReply appends rep. A result's Err travels as fulcrum.AppendError.
 func AppendWriteReply(b []byte, rep WriteReply) []byte {
 	b = appendOutcome(b, rep.Outcome)
@@ -253,14 +262,36 @@ func AppendWriteReply(b []byte, rep WriteReply) []byte {
 		head |= 1
 	}
 	b = binary.AppendUvarint(b, head)
-	for _, res := range rep.Results {
-		b = appendEntryField(appendBool(b, res.Applied), res.Entry)
-		b = appendEntryField(b, res.Old)
-		var errBytes []byte
-		if res.Err != nil {
-			errBytes = fulcrum.AppendError(nil, res.Err)
-		}
-		b = fulcrum.AppendBytes(b, errBytes)
+	for i := range rep.Results {
+		b = appendResult(b, &rep.Results[i])
+	}
+	return b
+}
+
+func appendResult(b []byte, res *fulcrum.Result) []byte {
+	var flags byte
+	if res.Applied {
+		flags |= resultApplied
+	}
+	if res.Length != len(res.Entry.Value) {
+		flags |= resultLength
+	}
+	if res.OldLength != len(res.Old.Value) {
+		flags |= resultOldLength
+	}
+	if res.Err != nil {
+		flags |= resultErr
+	}
+	b = appendEntryField(append(b, flags), res.Entry)
+	b = appendEntryField(b, res.Old)
+	if flags&resultLength != 0 {
+		b = binary.AppendUvarint(b, uint64(res.Length))
+	}
+	if flags&resultOldLength != 0 {
+		b = binary.AppendUvarint(b, uint64(res.OldLength))
+	}
+	if res.Err != nil {
+		b = fulcrum.AppendBytes(b, fulcrum.AppendError(nil, res.Err))
 	}
 	return b
 }
@@ -276,19 +307,36 @@ func ReadWriteReply(r *fulcrum.Reader) (rep WriteReply, err error) {
 	rep.Else = head&1 == 1
 	rep.Results = make([]fulcrum.Result, n)
 	for i := range rep.Results {
-		res := &rep.Results[i]
-		res.Applied = r.Byte() == 1
-		if res.Entry, err = readEntryField(r); err != nil {
+		if err := readResult(r, &rep.Results[i]); err != nil {
 			return rep, err
-		}
-		if res.Old, err = readEntryField(r); err != nil {
-			return rep, err
-		}
-		if e := r.Bytes(); e != nil {
-			res.Err = fulcrum.DecodeError(e)
 		}
 	}
 	return rep, r.Err()
+}
+
+func readResult(r *fulcrum.Reader, res *fulcrum.Result) (err error) {
+	flags := r.Byte()
+	if flags >= resultEnd {
+		return fmt.Errorf("flags %#x of a result: %w", flags, fulcrum.ErrShort)
+	}
+	res.Applied = flags&resultApplied != 0
+	if res.Entry, err = readEntryField(r); err != nil {
+		return err
+	}
+	if res.Old, err = readEntryField(r); err != nil {
+		return err
+	}
+	res.Length, res.OldLength = len(res.Entry.Value), len(res.Old.Value)
+	if flags&resultLength != 0 {
+		res.Length = int(r.Uvarint())
+	}
+	if flags&resultOldLength != 0 {
+		res.OldLength = int(r.Uvarint())
+	}
+	if flags&resultErr != 0 {
+		res.Err = fulcrum.DecodeError(r.Bytes())
+	}
+	return r.Err()
 }
 
 func appendEntries(b []byte, entries []fulcrum.Entry) []byte {

@@ -43,7 +43,7 @@ func anyOutcome(t *rapid.T) Outcome {
 func TestCodecRoundTrips(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := WriteRequest{Level: anyLevel(t), Atomic: rapid.Bool().Draw(t, "atomic"), Writes: []fulcrum.Write{
-			{Op: fulcrum.OpPut, Key: anyBytes(t, "k"), Value: anyBytes(t, "v"), ExpireAt: 7, KeepTTL: true},
+			{Op: fulcrum.OpPut, Key: anyBytes(t, "k"), Value: anyBytes(t, "v"), ExpireAt: 7, KeepTTL: true, NoValue: rapid.Bool().Draw(t, "no value"), NoOld: rapid.Bool().Draw(t, "no old")},
 			{Op: fulcrum.OpExpire, Key: anyBytes(t, "k"), TTL: 1 + rapid.Int64Range(0, 1<<40).Draw(t, "ttl")},
 			{Op: fulcrum.OpSetRange, If: fulcrum.IfValue, Key: anyBytes(t, "k"), Expect: anyBytes(t, "x"), Offset: rapid.Int64().Draw(t, "off")},
 			fulcrum.MergeOf(anyEntry(t)),
@@ -70,6 +70,12 @@ func TestCodecRoundTrips(t *testing.T) {
 		same(t, gotS, sr, err)
 
 		wr := WriteReply{Outcome: anyOutcome(t), Else: rapid.Bool().Draw(t, "else"), Results: []fulcrum.Result{{Applied: true, Entry: anyEntry(t), Old: anyEntry(t)}}}
+		for i := range wr.Results { // a value that was left out has its length
+			res := &wr.Results[i]
+			res.Length, res.OldLength = len(res.Entry.Value), len(res.Old.Value)
+			w := fulcrum.Write{NoValue: rapid.Bool().Draw(t, "no value"), NoOld: rapid.Bool().Draw(t, "no old")}
+			*res = w.Trim(*res)
+		}
 		gotWR, err := ReadWriteReply(fulcrum.NewReader(AppendWriteReply(nil, wr)))
 		same(t, gotWR, wr, err)
 

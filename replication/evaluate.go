@@ -46,7 +46,7 @@ func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), sta
 		}
 		res, evalErr := fulcrum.Evaluate(w, old, out.Last, now, maxValue)
 		res.Err = evalErr
-		out.Results[i] = res
+		out.Results[i] = w.Trim(res)
 		switch {
 		case res.Applied:
 		case req.Atomic && len(writes) > 1 && w.Op != fulcrum.OpGet:

@@ -13,7 +13,8 @@
 //
 // Outcomes: an error of Call or Go that is a *fulcrum.Error is definite: either it was
 // never sent, or not all of it (CodeUnavailable, CodeOverloaded, CodeTooLarge), or it is the
-// handler's answer. Any other error (ErrConnLost, a context's) says that the call was sent and
+// handler's answer, or says that this was too large to be sent (CodeUnknown). Any other error
+// (ErrConnLost, a context's) says that the call was sent and
 // may have been handled.
 //
 // Start reading at Transport, Call and Go, then wire.go (one connection), write.go (what it

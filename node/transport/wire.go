@@ -211,11 +211,13 @@ func (w *wire) takeBack(id uint64, c *call) {
 }
 
 // answer queues the answer to a peer's call, which ends at its deadline. If it does not
-// fit the caller hears nothing, and runs into that.
+// fit into the queue the caller hears nothing, and runs into that. One that is too large for
+// a message was worked for all the same: what the call did is done, so nobody may hear that
+// it is not.
 func (w *wire) answer(id uint64, deadline time.Time, reply []byte, err error) {
 	f := frame{kind: kindReply, id: id, payload: reply}
 	if err == nil && len(reply) > w.t.o.MaxFrameBytes {
-		err = fulcrum.Errorf(fulcrum.CodeTooLarge, "answer of %d bytes: at most %d fit", len(reply), w.t.o.MaxFrameBytes)
+		err = fulcrum.Errorf(fulcrum.CodeUnknown, "the request was handled, but its answer of %d bytes cannot be sent: at most %d fit", len(reply), w.t.o.MaxFrameBytes)
 	}
 	if err != nil {
 		f.kind, f.payload = kindError, fulcrum.AppendError(nil, err)

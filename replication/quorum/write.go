@@ -21,9 +21,9 @@ import (
 // lately (confirm): else CodeUnavailable, definite. Afterwards what was stored stays:
 // too few acknowledgements are CodeUnknown. Where replicas answered that the epoch
 // is closed it is CodeEpoch, and then, if anything was sent, WriteReply.Results hold
-// the stamped entries beside the error: the caller must send exactly those again in
-// the next epoch, as fulcrum.MergeOf(Entry), or answer "unknown". Merging twice
-// changes nothing, so the write takes effect once.
+// the stamped entries beside the error, without values that the writes say nobody needs:
+// the caller must send exactly those again in the next epoch, as fulcrum.MergeOf(Entry),
+// or answer "unknown". Merging twice changes nothing, so the write takes effect once.
 //
 // Result.Old is what this replica knew, which may be stale.
 func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replication.WriteReply, error) {
@@ -140,7 +140,7 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries
 		} else if len(writes) > 1 {
 			last[string(w.Key)] = e
 		}
-		entries, results[i] = append(entries, e), res
+		entries, results[i] = append(entries, e), w.Trim(res)
 	}
 	return entries, results, flags, nil
 }

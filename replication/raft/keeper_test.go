@@ -36,7 +36,8 @@ func anyEntry(t *rapid.T, index uint64) protocol.Entry {
 		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
 		for range rapid.IntRange(1, 3).Draw(t, "writes") {
 			w := fulcrum.Write{Op: draws(t, "op", fulcrum.OpPut, fulcrum.OpDelete, fulcrum.OpAdd, fulcrum.OpAppend, fulcrum.OpMerge),
-				If: draws(t, "if", fulcrum.IfAlways, fulcrum.IfAbsent, fulcrum.IfPresent), Key: []byte(draws(t, "key", "a", "b", "c")), Value: []byte(draws(t, "value", "1", "22")), Quiet: rapid.Bool().Draw(t, "quiet")}
+				If: draws(t, "if", fulcrum.IfAlways, fulcrum.IfAbsent, fulcrum.IfPresent), Key: []byte(draws(t, "key", "a", "b", "c")), Value: []byte(draws(t, "value", "1", "22")), Quiet: rapid.Bool().Draw(t, "quiet"),
+				NoValue: rapid.Bool().Draw(t, "no value"), NoOld: rapid.Bool().Draw(t, "no old")}
 			if w.Op == fulcrum.OpMerge {
 				w.If, w.At = fulcrum.IfAlways, fulcrum.Version{Time: uint64(rapid.IntRange(1, 99).Draw(t, "at")), Actor: 9}
 			}

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 
 	"fulcrum"
@@ -11,23 +12,25 @@ import (
 // requestSum tells requests with one id apart.
 type requestSum [16]byte
 
-// sumOf covers all of req but its id and the moments at which values expire: a client
-// that tries again with the same time to live asks for a later moment.
+// sumOf covers all of req but its id, the moments at which values expire, and what the
+// answer is to hold: a client that tries again with the same time to live asks for a later
+// moment, and a node of another build may need other values.
 func sumOf(req replication.WriteRequest) requestSum {
 	req.ID = ""
-	req.Writes, req.Else = timeless(req.Writes), timeless(req.Else)
+	req.Writes, req.Else = plain(req.Writes), plain(req.Else)
 	whole := sha256.Sum256(encodeRequest(req))
 	return requestSum(whole[:16])
 }
 
-func timeless(ws []fulcrum.Write) []fulcrum.Write {
+func plain(ws []fulcrum.Write) []fulcrum.Write {
 	for i := range ws {
-		if ws[i].ExpireAt == 0 {
+		if ws[i].ExpireAt == 0 && !ws[i].NoValue && !ws[i].NoOld {
 			continue
 		}
 		out := append([]fulcrum.Write(nil), ws...)
 		for i := range out {
 			out[i].ExpireAt = min(out[i].ExpireAt, 1)
+			out[i].NoValue, out[i].NoOld = false, false
 		}
 		return out
 	}
@@ -45,6 +48,15 @@ const (
 	entryCut // without its value, which is too long
 )
 
+// The flags of a remembered result, besides the kinds of its entries. Records of builds
+// that had no lengths have neither of the last two.
+const (
+	outcomeApplied   byte = 1 << 0
+	outcomeErr       byte = 1 << 1
+	outcomeLength    byte = 1 << 6 // the value was not asked for: its length
+	outcomeOldLength byte = 1 << 7
+)
+
 // encodeOutcome is an answer of evaluate without what the request says already.
 func encodeOutcome(req replication.WriteRequest, answer any) []byte {
 	writes, results, orElse := branch(req, answer)
@@ -55,13 +67,31 @@ func encodeOutcome(req replication.WriteRequest, answer any) []byte {
 		if res.Applied && (w.Op == fulcrum.OpPut || w.Op == fulcrum.OpMerge) {
 			kind = entryLike
 		}
-		if old != entryNone && !res.Applied {
+		if old != entryNone && !res.Applied && len(res.Old.Value) == len(res.Entry.Value) {
 			old = entryLike // what stood there stands there still
 		}
-		b = append(b, boolByte(res.Applied)|boolByte(res.Err != nil)<<1|kind<<2|old<<4)
-		b = appendKept(b, kind, res.Entry)
+		flags := kind<<2 | old<<4
+		if res.Applied {
+			flags |= outcomeApplied
+		}
+		if res.Err != nil {
+			flags |= outcomeErr
+		}
+		if kind == entryFull && res.Length != len(res.Entry.Value) {
+			flags |= outcomeLength
+		}
+		if res.OldLength != len(res.Old.Value) {
+			flags |= outcomeOldLength
+		}
+		b = appendKept(append(b, flags), kind, res.Entry)
 		if old != entryLike {
 			b = appendKept(b, old, res.Old)
+		}
+		if flags&outcomeLength != 0 {
+			b = binary.AppendUvarint(b, uint64(res.Length))
+		}
+		if flags&outcomeOldLength != 0 {
+			b = binary.AppendUvarint(b, uint64(res.OldLength))
 		}
 		if res.Err != nil {
 			b = fulcrum.AppendBytes(b, fulcrum.AppendError(nil, res.Err))
@@ -121,6 +151,16 @@ func (b *pending) again(req replication.WriteRequest, rec idRecord) (any, error)
 		}
 		at.Value = now.Value
 	}
+	for i := range out.results {
+		res := &out.results[i]
+		if res.Length < 0 {
+			res.Length = len(res.Entry.Value)
+		}
+		if res.OldLength < 0 {
+			res.OldLength = len(res.Old.Value)
+		}
+		*res = out.writes[i].Trim(*res)
+	}
 	if out.orElse {
 		return elseRan(out.results), nil
 	}
@@ -128,7 +168,8 @@ func (b *pending) again(req replication.WriteRequest, rec idRecord) (any, error)
 }
 
 type outcome struct {
-	results []fulcrum.Result
+	writes  []fulcrum.Write  // of the branch that ran
+	results []fulcrum.Result // a length below 0 is that of the value
 	orElse  bool
 	cut     []*fulcrum.Entry // of results: those without their value
 }
@@ -140,11 +181,11 @@ func decodeOutcome(req replication.WriteRequest, b []byte) (out outcome, err err
 	if out.orElse {
 		writes = req.Else
 	}
-	out.results = make([]fulcrum.Result, len(writes))
+	out.writes, out.results = writes, make([]fulcrum.Result, len(writes))
 	for i, w := range writes {
 		res := &out.results[i]
 		flags := r.Byte()
-		res.Applied = flags&1 != 0
+		res.Applied, res.Length, res.OldLength = flags&outcomeApplied != 0, -1, -1
 		kind, old := flags>>2&3, flags>>4&3
 		if res.Entry, err = readKept(r, kind, w); err != nil {
 			return out, err
@@ -163,7 +204,13 @@ func decodeOutcome(req replication.WriteRequest, b []byte) (out outcome, err err
 		} else if res.Old, err = readKept(r, old, w); err != nil {
 			return out, err
 		}
-		if flags&2 != 0 {
+		if flags&outcomeLength != 0 {
+			res.Length = int(r.Uvarint())
+		}
+		if flags&outcomeOldLength != 0 {
+			res.OldLength = int(r.Uvarint())
+		}
+		if flags&outcomeErr != 0 {
 			res.Err = fulcrum.DecodeError(r.Bytes())
 		}
 	}

@@ -366,8 +366,9 @@ func (b *pending) putAll(ws []fulcrum.Write, stamp fulcrum.Version, now int64) [
 	for i, w := range ws {
 		e := fulcrum.Entry{Key: w.Key, Value: w.Value, Version: stamp, ExpireAt: w.Expiry(now)}
 		b.put(e)
+		length := len(e.Value)
 		e.Key, e.Value = nil, nil
-		results[i] = fulcrum.Result{Applied: true, Entry: judged(e, now)}
+		results[i] = fulcrum.Result{Applied: true, Entry: judged(e, now), Length: length}
 		stamp = stamp.Next()
 	}
 	return results

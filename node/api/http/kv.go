@@ -162,6 +162,7 @@ func (h *handler) change(w nethttp.ResponseWriter, r *nethttp.Request, c api.Cal
 	var res fulcrum.Result
 	id := c.ID
 	for i, one := range writes {
+		one.NoValue, one.NoOld = true, true
 		var rc consistency.Receipt
 		c.ID = idPart(id, i, len(writes))
 		res, rc, err = h.writeOne(r.Context(), c, one)

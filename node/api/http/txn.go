@@ -267,7 +267,8 @@ func (c txnCompare) parse() (fulcrum.Compare, error) {
 
 func (o txnOp) parse(now int64) (fulcrum.Write, error) {
 	kind, ok := txnOps[o.Op]
-	w := fulcrum.Write{Op: kind.op, KeepTTL: o.KeepTTL, Offset: o.Offset}
+	w := fulcrum.Write{Op: kind.op, KeepTTL: o.KeepTTL, Offset: o.Offset} // as answerOf needs it:
+	w.NoOld, w.NoValue = o.Op != "get", o.Op != "incr" && o.Op != "incrfloat"
 	if !ok {
 		return w, fmt.Errorf("op %q: want get, put, delete, incr, incrfloat, append, setrange, expire or persist", o.Op)
 	}
@@ -390,8 +391,7 @@ func answerOf(o txnOp, res *fulcrum.Result) txnResult {
 	case "incr", "incrfloat":
 		value = e.Value
 	case "append", "setrange":
-		n := len(e.Value)
-		a.Length = &n
+		a.Length = &res.Length
 	}
 	key, _ := bytesOf(o.Key, o.Encoding) // it was read before
 	t, encoding := text(key, value)

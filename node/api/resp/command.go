@@ -26,6 +26,7 @@ type command struct {
 
 	write func(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error)
 	read  func(args [][]byte) (readReply, int64, int64, error)
+	bare  bool // read needs no value
 	run   func(c *conn, args [][]byte)
 
 	// inside is the form of the command inside MULTI; nil: that of write or read, or,

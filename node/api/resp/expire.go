@@ -111,6 +111,7 @@ func (c *conn) expireAt(arg []byte, u timeUnit, name string) (n, at int64, err e
 // milliseconds; one in the past deletes it.
 func (c *conn) expireTo(w *fulcrum.Write, key []byte, u timeUnit, n, at int64) {
 	w.Key = key
+	bare(w)
 	if u.absolute && at <= c.s.backend.Now() || !u.absolute && n <= 0 {
 		w.Op, w.If = fulcrum.OpDelete, fulcrum.IfPresent
 		return
@@ -210,6 +211,7 @@ func ttlHolds(when int, old, at int64) bool {
 
 func writePersist(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
 	w.Op, w.Key = fulcrum.OpExpire, args[1]
+	bare(w)
 	return func(c *conn, res *fulcrum.Result, _ int64) {
 		if res.Applied && res.Old.ExpireAt != 0 {
 			c.out.integer(1)

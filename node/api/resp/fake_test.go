@@ -140,7 +140,7 @@ func (f *fake) Write(ctx context.Context, c api.Call, ws []fulcrum.Write) ([]ful
 			err = f.refuse[string(w.Key)]
 		}
 		res.Err = err
-		results[i] = res
+		results[i] = w.Trim(res)
 		if err != nil || !res.Applied {
 			results[i].Applied = false
 			if c.Atomic {

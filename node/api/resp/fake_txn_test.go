@@ -73,7 +73,7 @@ func (f *fake) Txn(ctx context.Context, c api.Call, t api.Txn) (api.TxnReply, co
 		r.Version = fulcrum.Version{Time: uint64(f.now)<<16 + f.stamp, Actor: 1}
 		res, err := fulcrum.Evaluate(w, data[string(w.Key)], r.Version, f.now, f.Limits().MaxValue)
 		res.Err = err
-		rep.Results = append(rep.Results, res)
+		rep.Results = append(rep.Results, w.Trim(res))
 		switch {
 		case res.Applied:
 			data[string(w.Key)] = res.Entry

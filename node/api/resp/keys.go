@@ -39,7 +39,7 @@ func keyCommands() []command {
 		{name: "wait", arity: 3, flags: "blocking", group: "generic", since: "3.0.0", summary: "Waits until replicas hold what was acknowledged.", run: runWait},
 	}
 	typ := key("type", 2, "readonly fast", "1.0.0", "Returns string or none.")
-	typ.read = readType
+	typ.read, typ.bare = readType, true
 	persist := key("persist", 2, "write fast", "2.2.0", "Removes the expiry of a key.")
 	persist.write = writePersist
 	list = append(list, typ, persist)
@@ -63,7 +63,7 @@ func keyCommands() []command {
 		{"expiretime", "7.0.0", 1000, true}, {"pexpiretime", "7.0.0", 1, true},
 	} {
 		cmd := key(e.name, 2, "readonly fast", e.since, "Returns the expiry of a key.")
-		cmd.read = readTTL(e.scale, e.absolute)
+		cmd.read, cmd.bare = readTTL(e.scale, e.absolute), true
 		list = append(list, cmd)
 	}
 	return list
@@ -266,7 +266,7 @@ func runFlushDB(c *conn, args [][]byte) {
 	err := c.walk(nil, func(ks fulcrum.KeyspaceInfo, entries []fulcrum.Entry) (bool, error) {
 		ws := make([]fulcrum.Write, len(entries))
 		for i, e := range entries {
-			ws[i] = fulcrum.Write{Op: fulcrum.OpDelete, Key: e.Key}
+			ws[i] = fulcrum.Write{Op: fulcrum.OpDelete, Key: e.Key, NoValue: true, NoOld: true}
 		}
 		n, err := c.writeAll(ks, ws, func(*fulcrum.Result) {})
 		done += n

@@ -151,6 +151,7 @@ func runMSetNX(c *conn, args [][]byte) {
 	kept := ws[:0]
 	for _, w := range ws {
 		w.If = fulcrum.IfAbsent
+		bare(&w)
 		if i, ok := last[string(w.Key)]; ok {
 			kept[i] = w
 			continue
@@ -209,6 +210,7 @@ func writeDel(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 		return nil, 0, errAlone
 	}
 	w.Op, w.Key = fulcrum.OpDelete, args[1]
+	bare(w)
 	return replyDeleted, 0, nil
 }
 
@@ -249,7 +251,7 @@ func runDel(c *conn, args [][]byte) {
 	}
 	ws := make([]fulcrum.Write, len(keys))
 	for i, key := range keys {
-		ws[i] = fulcrum.Write{Op: fulcrum.OpDelete, Key: key}
+		ws[i] = fulcrum.Write{Op: fulcrum.OpDelete, Key: key, NoValue: true, NoOld: true}
 	}
 	done, err := c.writeAll(ks, ws, func(res *fulcrum.Result) {
 		if !counted && deleted(c.receipt.Mode, res) {

@@ -23,7 +23,7 @@ func stringCommands() []command {
 		{name: "mset", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys, each for itself: not atomic as a whole.", run: runMSet, inside: insideMSet},
 		{name: "msetnx", arity: -3, flags: "write denyoom", first: 1, last: -1, step: 2, group: "string", since: "1.0.1", summary: "Sets the values of several keys of one shard when none of them exists.", run: runMSetNX, inside: insideMSetNX},
 		{name: "append", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "2.0.0", summary: "Appends to the value of a key.", write: writeAppend},
-		{name: "strlen", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Returns the length of a value in bytes.", read: readStrlen},
+		{name: "strlen", arity: 2, flags: "readonly fast", first: 1, last: 1, step: 1, group: "string", since: "2.2.0", summary: "Returns the length of a value in bytes.", read: readStrlen, inside: insideStrlen},
 		{name: "incr", arity: 2, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Adds one to the integer at a key.", write: writeIncr(1)},
 		{name: "decr", arity: 2, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Subtracts one from the integer at a key.", write: writeIncr(-1)},
 		{name: "incrby", arity: 3, flags: "write denyoom fast", first: 1, last: 1, step: 1, group: "string", since: "1.0.0", summary: "Adds to the integer at a key.", write: writeIncrBy},
@@ -36,6 +36,11 @@ func stringCommands() []command {
 }
 
 // Replies to writes.
+
+// Writes say which values their replies need: others would travel for nothing.
+
+// bare is for replies that need no value.
+func bare(w *fulcrum.Write) { w.NoValue, w.NoOld = true, true }
 
 func replyOK(c *conn, _ *fulcrum.Result, _ int64) { c.out.ok() }
 
@@ -82,7 +87,7 @@ func replyInteger(c *conn, res *fulcrum.Result, _ int64) {
 	c.out.integer(n)
 }
 
-func replyLength(c *conn, res *fulcrum.Result, _ int64) { c.out.integer(int64(len(res.Entry.Value))) }
+func replyLength(c *conn, res *fulcrum.Result, _ int64) { c.out.integer(int64(res.Length)) }
 
 // Replies to reads.
 
@@ -168,10 +173,13 @@ func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 	}
 	switch {
 	case get && w.If == fulcrum.IfAlways && !w.KeepTTL:
+		w.NoValue = true
 		return nil, 0, errAlone
 	case get:
+		w.NoValue = true
 		return replyOld, 0, nil
 	case w.If != fulcrum.IfAlways:
+		bare(w)
 		return replyIfApplied, 0, nil
 	}
 	w.Quiet = true
@@ -180,6 +188,7 @@ func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 
 func writeSetNX(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
 	w.Op, w.If, w.Key, w.Value = fulcrum.OpPut, fulcrum.IfAbsent, args[1], args[2]
+	bare(w)
 	return replyApplied, 0, nil
 }
 
@@ -197,7 +206,7 @@ func writeSetEX(unit int64, name string) func(*conn, [][]byte, *fulcrum.Write) (
 func runSwap(c *conn, args [][]byte) {
 	var w fulcrum.Write
 	if word(args[0], "GETSET") {
-		w = fulcrum.Write{Op: fulcrum.OpPut, Key: args[1], Value: args[2]}
+		w = fulcrum.Write{Op: fulcrum.OpPut, Key: args[1], Value: args[2], NoValue: true}
 	} else if _, _, err := writeSet(c, args, &w); err != nil && !errors.Is(err, errAlone) {
 		c.fail(err)
 		return
@@ -226,12 +235,12 @@ func runSwap(c *conn, args [][]byte) {
 // writeGetDel deletes under IfPresent, so that a mode which cannot return the value
 // atomically refuses it.
 func writeGetDel(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-	w.Op, w.If, w.Key = fulcrum.OpDelete, fulcrum.IfPresent, args[1]
+	w.Op, w.If, w.Key, w.NoValue = fulcrum.OpDelete, fulcrum.IfPresent, args[1], true
 	return replyOld, 0, nil
 }
 
 func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-	w.Op, w.Key = fulcrum.OpExpire, args[1]
+	w.Op, w.Key, w.NoOld = fulcrum.OpExpire, args[1], true
 	switch {
 	case len(args) == 2:
 		return nil, 0, errAlone
@@ -247,6 +256,7 @@ func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, er
 	}
 	if w.ExpireAt != 0 && w.ExpireAt <= c.s.backend.Now() {
 		w.Op, w.If, w.ExpireAt = fulcrum.OpDelete, fulcrum.IfPresent, 0
+		w.NoValue, w.NoOld = true, false
 		return replyOld, 0, nil
 	}
 	return replyValue, 0, nil
@@ -264,13 +274,14 @@ func runGetEx(c *conn, args [][]byte) {
 
 func writeAppend(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
 	w.Op, w.Key, w.Value = fulcrum.OpAppend, args[1], args[2]
+	bare(w)
 	return replyLength, 0, nil
 }
 
 func writeIncr(by int64) func(*conn, [][]byte, *fulcrum.Write) (writeReply, int64, error) {
 	text := strconv.AppendInt(nil, by, 10)
 	return func(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-		w.Op, w.Key, w.Value = fulcrum.OpAdd, args[1], text
+		w.Op, w.Key, w.Value, w.NoOld = fulcrum.OpAdd, args[1], text, true
 		return replyInteger, 0, nil
 	}
 }
@@ -279,7 +290,7 @@ func writeIncrBy(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, e
 	if _, ok := parseInt(args[2]); !ok {
 		return nil, 0, errNotInteger
 	}
-	w.Op, w.Key, w.Value = fulcrum.OpAdd, args[1], args[2]
+	w.Op, w.Key, w.Value, w.NoOld = fulcrum.OpAdd, args[1], args[2], true
 	return replyInteger, 0, nil
 }
 
@@ -291,7 +302,7 @@ func writeDecrBy(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, e
 	case n == math.MinInt64:
 		return nil, 0, refusal("ERR decrement would overflow")
 	}
-	w.Op, w.Key, w.Value = fulcrum.OpAdd, args[1], strconv.AppendInt(nil, -n, 10)
+	w.Op, w.Key, w.Value, w.NoOld = fulcrum.OpAdd, args[1], strconv.AppendInt(nil, -n, 10), true
 	return replyInteger, 0, nil
 }
 
@@ -305,7 +316,7 @@ func writeIncrByFloat(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int
 	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
 		return nil, 0, errNotFloat
 	}
-	w.Op, w.Key, w.Value = fulcrum.OpAddFloat, args[1], args[2]
+	w.Op, w.Key, w.Value, w.NoOld = fulcrum.OpAddFloat, args[1], args[2], true
 	if math.Abs(f) < 1e-300 {
 		w.Value = []byte("0")
 	}
@@ -323,6 +334,7 @@ func writeSetRange(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64,
 		return nil, 0, errAlone
 	}
 	w.Op, w.Key, w.Value, w.Offset = fulcrum.OpSetRange, args[1], args[3], offset
+	bare(w)
 	return replyLength, 0, nil
 }
 

@@ -288,10 +288,24 @@ func (c *conn) planWrite(cmd *command, args [][]byte) (txnStep, error) {
 
 func planRead(cmd *command, args [][]byte) (txnStep, error) {
 	reply, a, b, err := cmd.read(args)
-	return single(getOf(args[1]), func(c *conn, res *fulcrum.Result) { reply(c, &res.Old, found(res), a, b) }), err
+	get := getOf(args[1])
+	get.NoOld = cmd.bare
+	return single(get, func(c *conn, res *fulcrum.Result) { reply(c, &res.Old, found(res), a, b) }), err
 }
 
-func getOf(key []byte) fulcrum.Write { return fulcrum.Write{Op: fulcrum.OpGet, Key: key} }
+// getOf reads key inside a transaction: what stands there is in Old.
+func getOf(key []byte) fulcrum.Write {
+	return fulcrum.Write{Op: fulcrum.OpGet, Key: key, NoValue: true}
+}
+
+// lengthOf is STRLEN inside a transaction.
+func lengthOf(key []byte) txnStep {
+	w := getOf(key)
+	w.NoOld = true
+	return single(w, func(c *conn, res *fulcrum.Result) { c.out.integer(int64(res.OldLength)) })
+}
+
+func insideStrlen(_ *conn, args [][]byte) (txnStep, error) { return lengthOf(args[1]), nil }
 
 // found reports whether a value stood there, as the shard saw it: not by this node's
 // clock.
@@ -365,7 +379,9 @@ func (c *conn) assemble() ([]txnStep, api.Txn, fulcrum.KeyspaceInfo, error) {
 		txn.Then = append(txn.Then, st.ops...)
 	}
 	if len(txn.Then) == 0 && len(txn.If) > 0 { // PING alone, but what it depends on must still be asked
-		txn.Then = append(txn.Then, getOf(txn.If[0].Key))
+		only := getOf(txn.If[0].Key)
+		bare(&only)
+		txn.Then = append(txn.Then, only)
 	}
 	return steps, txn, ks, nil
 }
@@ -406,7 +422,7 @@ func insideSet(c *conn, args [][]byte) (txnStep, error) {
 }
 
 func insideGetSet(_ *conn, args [][]byte) (txnStep, error) {
-	w := fulcrum.Write{Op: fulcrum.OpPut, Key: args[1], Value: args[2]}
+	w := fulcrum.Write{Op: fulcrum.OpPut, Key: args[1], Value: args[2], NoValue: true}
 	return single(w, func(c *conn, res *fulcrum.Result) { replyOld(c, res, 0) }), nil
 }
 
@@ -423,7 +439,7 @@ func insideSetRange(c *conn, args [][]byte) (txnStep, error) {
 	var w fulcrum.Write
 	reply, a, err := writeSetRange(c, args, &w)
 	if errors.Is(err, errAlone) { // of nothing: changes nothing
-		return single(getOf(args[1]), func(c *conn, res *fulcrum.Result) { replyStrlen(c, &res.Old, found(res), 0, 0) }), nil
+		return lengthOf(args[1]), nil
 	}
 	return single(w, func(c *conn, res *fulcrum.Result) { reply(c, res, a) }), err
 }
@@ -431,7 +447,11 @@ func insideSetRange(c *conn, args [][]byte) (txnStep, error) {
 // insideKeys makes one operation a key, and counts those that held a value.
 func insideKeys(op fulcrum.Op) func(*conn, [][]byte) (txnStep, error) {
 	return func(_ *conn, args [][]byte) (txnStep, error) {
-		return txnStep{ops: opsOf(op, args[1:]), reply: func(c *conn, res []fulcrum.Result) {
+		ops := opsOf(op, args[1:])
+		for i := range ops {
+			bare(&ops[i])
+		}
+		return txnStep{ops: ops, reply: func(c *conn, res []fulcrum.Result) {
 			n := int64(0)
 			for i := range res {
 				if found(&res[i]) {
@@ -446,7 +466,7 @@ func insideKeys(op fulcrum.Op) func(*conn, [][]byte) (txnStep, error) {
 func opsOf(op fulcrum.Op, keys [][]byte) []fulcrum.Write {
 	ops := make([]fulcrum.Write, len(keys))
 	for i, key := range keys {
-		ops[i] = fulcrum.Write{Op: op, Key: key}
+		ops[i] = fulcrum.Write{Op: op, Key: key, NoValue: true}
 	}
 	return ops
 }
@@ -466,7 +486,7 @@ func insideMSet(_ *conn, args [][]byte) (txnStep, error) {
 	}
 	var ops []fulcrum.Write
 	for i := 1; i < len(args); i += 2 {
-		ops = append(ops, fulcrum.Write{Op: fulcrum.OpPut, Key: args[i], Value: args[i+1]})
+		ops = append(ops, fulcrum.Write{Op: fulcrum.OpPut, Key: args[i], Value: args[i+1], NoValue: true, NoOld: true})
 	}
 	return txnStep{ops: ops, reply: func(c *conn, _ []fulcrum.Result) { c.out.ok() }}, nil
 }

@@ -99,7 +99,7 @@ func (b *Backend) run(s *space, t api.Txn) api.TxnReply {
 	for i, w := range branch {
 		res, err := fulcrum.Evaluate(w, entries[string(w.Key)], b.clock.Next(), b.Now(), b.Limits().MaxValue)
 		res.Err = err
-		rep.Results[i] = res
+		rep.Results[i] = w.Trim(res)
 		switch {
 		case res.Applied:
 			res.Entry.Value = bytes.Clone(res.Entry.Value)
@@ -108,7 +108,7 @@ func (b *Backend) run(s *space, t api.Txn) api.TxnReply {
 		case t.Atomic && w.Op != fulcrum.OpGet:
 			clear(rep.Results)
 			res.Entry.Key = w.Key
-			rep.Results[i] = res
+			rep.Results[i] = w.Trim(res)
 			return rep
 		}
 	}
