@@ -101,14 +101,17 @@ type Result struct {
 	OldLength int   // of Old's value
 }
 
-// Trim leaves out of res, the result of w, the values that nobody needs: they would
-// travel, and be kept, for nothing.
+// Trim leaves out of res, the result of w, the values (and of a Quiet write the keys) that
+// nobody needs: they would travel, and be kept, for nothing.
 func (w Write) Trim(res Result) Result {
 	if w.NoValue || w.Quiet {
 		res.Entry.Value = nil
 	}
 	if w.NoOld || w.Quiet {
 		res.Old.Value = nil
+	}
+	if w.Quiet {
+		res.Entry.Key, res.Old.Key = nil, nil
 	}
 	return res
 }

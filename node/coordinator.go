@@ -171,17 +171,70 @@ func (op *operation) write(ctx context.Context, ws []fulcrum.Write) ([]fulcrum.R
 	return results, nil
 }
 
-// writeShard brings writes to whoever can order them, again and again while the
-// answer is "definitely not done, ask elsewhere", until the deadline.
+// writing is the writes of a request to one shard that are not done yet.
+type writing struct {
+	asked []fulcrum.Write
+	ws    []fulcrum.Write // those to send: asked, or merges in their place
+	late  bool            // some are
+}
+
+// some is what is sent at once of writes that have nothing to do with each other: no more
+// than one request to a group may hold.
+func (p *writing) some() []fulcrum.Write {
+	n, size := 0, 0
+	for n < len(p.ws) {
+		size += len(p.ws[n].Key) + len(p.ws[n].Value) + len(p.ws[n].Expect) + 64
+		if n++; size > maxPartBytes {
+			break
+		}
+	}
+	return p.ws[:n]
+}
+
+// maxPartBytes with one large value more is still less than replication.MaxWritten.
+const maxPartBytes = 3 << 20
+
+// writeShard does writes to one shard. A group may do the first of them only, when all
+// come to too much at once: then the rest follows, in order. Once some are done, an error
+// is that of the others alone.
 func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []fulcrum.Write) ([]fulcrum.Result, error) {
+	p := &writing{asked: ws, ws: ws}
+	results, err := op.writePart(ctx, g, p)
+	if err != nil || len(results) == len(ws) {
+		return results, err
+	}
+	for len(p.ws) > 0 {
+		more, err := op.writePart(ctx, g, p)
+		if err == nil && len(more) == 0 {
+			err = fulcrum.Errorf(fulcrum.CodeInternal, "no results for %d writes", len(p.ws))
+		}
+		if err != nil {
+			more = make([]fulcrum.Result, len(p.ws))
+			for i := range more {
+				more[i].Err = err
+			}
+			return append(results, more...), nil
+		}
+		results = append(results, more...)
+	}
+	return results, nil
+}
+
+// writePart does the first of the writes in p, and takes them out of it. It brings them to
+// whoever can order them, again and again while the answer is "definitely not done, ask
+// elsewhere", until the deadline.
+func (op *operation) writePart(ctx context.Context, g fulcrum.GroupID, p *writing) ([]fulcrum.Result, error) {
 	var out replication.WriteReply
-	asked, late, again := ws, false, false
+	again, divisible := false, len(p.ws) > 1 && !op.call.Atomic && op.call.ID == ""
 	err := op.onShard(ctx, g, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
-		req := replication.WriteRequest{Writes: ws, Atomic: op.call.Atomic, Level: level, ID: op.call.ID}
+		req := replication.WriteRequest{Writes: p.ws, Atomic: op.call.Atomic, Divisible: divisible, Level: level, ID: op.call.ID}
+		if divisible {
+			req.Writes = p.some()
+		}
 		rep, err := op.attempt(ctx, at, ref.Shard, req)
 		if err == nil {
-			if late {
-				merged(asked, ws, rep.Results)
+			if p.late {
+				merged(p.asked, p.ws, rep.Results)
 			}
 			out = rep
 			op.note(ref, level, rep.Outcome, rep.Results)
@@ -191,29 +244,38 @@ func (op *operation) writeShard(ctx context.Context, g fulcrum.GroupID, ws []ful
 			again = true
 			return fulcrum.Errorf(fulcrum.CodeUnavailable, "tried again") // mutant: does again what may have been done
 		}
-		if errors.Is(err, fulcrum.ErrEpoch) && len(rep.Results) == len(ws) && ref.Shard.Mode == consistency.Quorum {
+		if errors.Is(err, fulcrum.ErrEpoch) && len(rep.Results) > 0 && ref.Shard.Mode == consistency.Quorum {
 			// A fence cut it off after it was stamped: some replica may hold it, and
 			// the next epoch may show it. So it goes on with the version that it has:
 			// then it takes effect at most once, before anything newer.
-			ws, late = mergesOf(ws, rep.Results), true
+			p.ws, p.late = mergesOf(p.ws, rep.Results), true
 		}
 		return err
 	})
-	if err != nil && op.access == consistency.Write && errors.Is(err, fulcrum.ErrUnavailable) && !late {
-		res, hintErr := op.hintAny(ctx, g, ws)
+	if err != nil && op.access == consistency.Write && errors.Is(err, fulcrum.ErrUnavailable) && !p.late {
+		res, hintErr := op.hintAny(ctx, g, p.ws)
 		if hintErr == nil {
+			p.ws = nil
 			return res, nil
 		}
 		if fulcrum.AsError(hintErr).Maybe {
 			return nil, hintErr // it may be queued: no longer "not done"
 		}
 	}
-	if (late || again) && err != nil && !fulcrum.AsError(err).Maybe {
+	if (p.late || again) && err != nil && !fulcrum.AsError(err).Maybe {
 		e := *fulcrum.AsError(err)
 		e.Code, e.Maybe = fulcrum.CodeUnknown, true
 		return nil, &e
 	}
-	return out.Results, err
+	if err != nil {
+		return nil, err
+	}
+	n := len(out.Results)
+	if n > len(p.ws) {
+		return nil, fulcrum.Errorf(fulcrum.CodeUnknown, "%d results for %d writes", n, len(p.ws))
+	}
+	p.asked, p.ws = p.asked[n:], p.ws[n:]
+	return out.Results, nil
 }
 
 // mistimed returns ws as they are, but for the mutants.
@@ -244,6 +306,9 @@ func mergesOf(ws []fulcrum.Write, stamped []fulcrum.Result) []fulcrum.Write {
 	out := make([]fulcrum.Write, len(ws))
 	for i, w := range ws {
 		out[i] = w
+		if i >= len(stamped) {
+			continue
+		}
 		if e := stamped[i].Entry; w.Op != fulcrum.OpMerge && !e.Version.IsZero() {
 			out[i] = fulcrum.Write{Op: fulcrum.OpMerge, Key: w.Key, At: e.Version, Tombstone: e.Tombstone, ExpireAt: e.ExpireAt, NoValue: w.NoValue, NoOld: w.NoOld}
 			if w.Op == fulcrum.OpPut {
@@ -259,7 +324,8 @@ func mergesOf(ws []fulcrum.Write, stamped []fulcrum.Result) []fulcrum.Write {
 // asked must not be told the newer one's, or a compare-and-set at that version would
 // overwrite what was never seen.
 func merged(asked, merges []fulcrum.Write, results []fulcrum.Result) {
-	for i, m := range merges {
+	for i := range results {
+		m := merges[i]
 		if m.Op != fulcrum.OpMerge || asked[i].Op == fulcrum.OpMerge || results[i].Err != nil {
 			continue
 		}
@@ -516,7 +582,9 @@ func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o
 	if op.parts == 1 {
 		r.Shard, r.Epoch, r.Given, r.Leader, r.Acks, r.Needed, r.Staleness = sh.Group, sh.Epoch, o.Given, o.Leader, o.Acks, o.Needed, o.Staleness
 	} else {
-		r.Leader = ""
+		if r.Shard != sh.Group || r.Leader != o.Leader { // else it is one more part of the same
+			r.Leader = ""
+		}
 		r.Acks, r.Needed = min(r.Acks, o.Acks), max(r.Needed, o.Needed)
 		if o.Staleness < 0 || (r.Staleness >= 0 && o.Staleness > r.Staleness) {
 			r.Staleness = o.Staleness

@@ -36,7 +36,7 @@ func BenchmarkEvaluate(b *testing.B) {
 			get := func(key []byte) (fulcrum.Entry, error) { return fulcrum.Entry{}, nil }
 			b.ReportAllocs()
 			for b.Loop() {
-				if out, err := Evaluate(req, get, fulcrum.Version{Time: 1}, 0, fulcrum.DefaultMaxValue); err != nil || len(out.Entries) != n {
+				if out, err := Evaluate(req, get, fulcrum.Version{Time: 1}, 0, fulcrum.DefaultMaxValue, Bounded); err != nil || len(out.Entries) != n {
 					b.Fatal(len(out.Entries), err)
 				}
 			}

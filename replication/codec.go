@@ -61,6 +61,7 @@ const (
 	flagIf
 	flagElse
 	flagID
+	flagDivisible
 	flagsEnd
 )
 
@@ -79,6 +80,9 @@ func AppendOperations(b []byte, req WriteRequest) []byte {
 	}
 	if req.ID != "" {
 		flags |= flagID
+	}
+	if req.Divisible {
+		flags |= flagDivisible
 	}
 	b = appendWrites(append(b, flags), req.Writes)
 	if flags&flagIf != 0 {
@@ -102,7 +106,7 @@ func ReadOperations(r *fulcrum.Reader) (req WriteRequest, err error) {
 	if flags >= flagsEnd {
 		return req, fmt.Errorf("flags %#x of a request: %w", flags, fulcrum.ErrShort)
 	}
-	req.Atomic = flags&flagAtomic != 0
+	req.Atomic, req.Divisible = flags&flagAtomic != 0, flags&flagDivisible != 0
 	if req.Writes, err = readWrites(r); err != nil {
 		return req, err
 	}
@@ -247,9 +251,9 @@ func readOutcome(r *fulcrum.Reader) Outcome {
 
 // The flags of a result: what else it holds.
 const (
-	resultApplied byte = 1 << iota
-	resultLength       // the value of Entry is left out: its length
-	resultOldLength    // the same of Old
+	resultApplied   byte = 1 << iota
+	resultLength         // the value of Entry is left out: its length
+	resultOldLength      // the same of Old
 	resultErr
 	resultEnd
 )

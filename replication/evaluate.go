@@ -12,6 +12,8 @@ type Evaluation struct {
 	Results []fulcrum.Result
 	Else    bool // a condition of If did not hold: Else ran
 	Last    fulcrum.Version
+	Cost    Cost
+	Refused *fulcrum.Error // the request is over a bound: nothing else is set, and nothing is to be stored
 }
 
 // Evaluate runs one request over what get returns. If every condition in If holds for
@@ -22,7 +24,11 @@ type Evaluation struct {
 //
 // When Atomic, a write that fails or whose own condition does not hold undoes the whole
 // branch: then only its Result says anything, and has its key. An OpGet cannot fail.
-func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), stamp fulcrum.Version, now int64, maxValue int) (Evaluation, error) {
+//
+// A request that comes to more than bounds allow is Refused as a whole. One that is
+// Divisible ends before the write that would, the first excepted: the writes behind
+// Results are not evaluated.
+func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), stamp fulcrum.Version, now int64, maxValue int, bounds Bounds) (Evaluation, error) {
 	out := Evaluation{Last: stamp}
 	writes := req.Writes
 	if len(req.If) > 0 {
@@ -47,13 +53,24 @@ func Evaluate(req WriteRequest, get func(key []byte) (fulcrum.Entry, error), sta
 		res, evalErr := fulcrum.Evaluate(w, old, out.Last, now, maxValue)
 		res.Err = evalErr
 		out.Results[i] = w.Trim(res)
-		switch {
-		case res.Applied:
-		case req.Atomic && len(writes) > 1 && w.Op != fulcrum.OpGet:
+		if !res.Applied && req.Atomic && len(writes) > 1 && w.Op != fulcrum.OpGet {
 			refuseAll(out.Results, i, w.Key)
-			out.Entries = nil
+			out.Results[i] = w.Trim(out.Results[i])
+			out.Entries, out.Cost = nil, CostOf(writes, out.Results)
 			return out, nil
-		default:
+		}
+		cost := out.Cost
+		if cost.Add(&w, &out.Results[i]); !cost.Within(bounds) {
+			switch {
+			case !req.Divisible:
+				return Evaluation{Last: stamp, Refused: cost.refuse(bounds)}, nil
+			case i > 0:
+				out.Results = out.Results[:i]
+				return out, nil
+			}
+		}
+		out.Cost = cost
+		if !res.Applied {
 			continue
 		}
 		out.Entries = append(out.Entries, res.Entry)

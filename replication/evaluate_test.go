@@ -61,7 +61,7 @@ func TestEvaluateTransactions(t *testing.T) {
 			req.If = append(req.If, c)
 			holds = holds && c.Holds(s[string(c.Key)], wall)
 		}
-		got, err := Evaluate(req, s.get, now, now.Wall().UnixMilli(), 100)
+		got, err := Evaluate(req, s.get, now, now.Wall().UnixMilli(), 100, Bounds{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func TestEvaluateTransactions(t *testing.T) {
 		if got.Else != !holds || len(got.Results) != len(ran) {
 			t.Fatalf("else %v with %d results, want %v with %d", got.Else, len(got.Results), !holds, len(ran))
 		}
-		free, err := Evaluate(WriteRequest{Writes: ran}, s.get, now, now.Wall().UnixMilli(), 100)
+		free, err := Evaluate(WriteRequest{Writes: ran}, s.get, now, now.Wall().UnixMilli(), 100, Bounds{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestReadsInATransactionSeeWhatIsBeforeThem(t *testing.T) {
 	s := store{"k": {Key: []byte("k"), Value: []byte("5"), Version: fulcrum.Version{Time: 1}}}
 	read := fulcrum.Write{Op: fulcrum.OpGet, Key: []byte("k")}
 	req := WriteRequest{Atomic: true, Writes: []fulcrum.Write{read, {Op: fulcrum.OpAdd, Key: []byte("k"), Value: []byte("2")}, read}}
-	got, err := Evaluate(req, s.get, now, now.Wall().UnixMilli(), 100)
+	got, err := Evaluate(req, s.get, now, now.Wall().UnixMilli(), 100, Bounds{})
 	if err != nil || len(got.Entries) != 1 {
 		t.Fatalf("%+v, %v", got, err)
 	}
@@ -128,7 +128,7 @@ func TestEmptyBranch(t *testing.T) {
 		if err := req.Check(100); err != nil {
 			t.Error(err)
 		}
-		if got, err := Evaluate(req, store{}.get, now, now.Wall().UnixMilli(), 100); err != nil || got.Else || len(got.Results)+len(got.Entries) > 0 {
+		if got, err := Evaluate(req, store{}.get, now, now.Wall().UnixMilli(), 100, Bounds{}); err != nil || got.Else || len(got.Results)+len(got.Entries) > 0 {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}

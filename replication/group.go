@@ -83,13 +83,19 @@ type Position struct {
 // If and Else make it a transaction: where a condition in If does not hold, Else runs
 // in the place of Writes. ID makes a request that comes again take effect once: it is
 // answered with the first one's results. A mode that cannot give either answers CodeMode.
+//
+// Divisible says that the writes have nothing to do with each other but their order: where
+// all of them come to too much at once (see Bounds) a group does the first of them, one at
+// the least, and its reply has results of these alone. Any other request is done or refused
+// as a whole.
 type WriteRequest struct {
-	Writes []fulcrum.Write
-	Atomic bool
-	Level  consistency.Level
-	If     []fulcrum.Compare
-	Else   []fulcrum.Write
-	ID     fulcrum.RequestID
+	Writes    []fulcrum.Write
+	Atomic    bool
+	Divisible bool
+	Level     consistency.Level
+	If        []fulcrum.Compare
+	Else      []fulcrum.Write
+	ID        fulcrum.RequestID
 }
 
 // ReadRequest asks for keys of one shard. Min is the floor that the session token
@@ -107,7 +113,8 @@ type ReadRequest struct {
 }
 
 // WriteReply is what a Write left behind. Results has one element a write of the
-// branch that ran.
+// branch that ran; where they are fewer, the request was Divisible, and the writes behind
+// them are definitely not done.
 type WriteReply struct {
 	Results []fulcrum.Result
 	Else    bool // a condition did not hold: Else ran

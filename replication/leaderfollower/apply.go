@@ -49,10 +49,11 @@ func (g *Group) applySome() (more bool, err error) {
 	if from > to {
 		return false, nil
 	}
-	records, err := g.records(from, to)
+	records, err := g.someRecords(from, to, recordBytes)
 	if err != nil {
 		return false, g.diskError(err)
 	}
+	to = from + uint64(len(records)) - 1 // fewer where they are large
 	var entries []fulcrum.Entry
 	for i, r := range records {
 		entries = append(entries, r.entries...)

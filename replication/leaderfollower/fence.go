@@ -63,8 +63,8 @@ func (g *Group) Leftovers(yield func(fulcrum.Entry) error) error {
 		last = 0
 	}
 	g.mu.Unlock()
-	for ; from <= last; from += batchRecords {
-		records, err := g.records(from, min(last, from+batchRecords-1))
+	for from <= last {
+		records, err := g.someRecords(from, min(last, from+batchRecords-1), recordBytes)
 		if err != nil {
 			return g.diskError(err)
 		}
@@ -75,6 +75,7 @@ func (g *Group) Leftovers(yield func(fulcrum.Entry) error) error {
 				}
 			}
 		}
+		from += uint64(len(records))
 	}
 	return nil
 }

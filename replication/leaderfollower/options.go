@@ -36,6 +36,8 @@ const (
 	defaultKeepTail       = 8192
 
 	batchRecords  = 512       // requests in one append
+	batchCost     = 16 << 20  // of what the requests of one append come to; one more may be in it
+	recordBytes   = 16 << 20  // of records in memory at once, but for one
 	batchBytes    = 1 << 20   // in one append, and in one message to a follower
 	chunkBytes    = 256 << 10 // of a snapshot
 	cacheBytes    = 4 << 20   // of applied records kept in memory to ship

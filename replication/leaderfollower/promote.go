@@ -2,6 +2,8 @@ package leaderfollower
 
 import (
 	"context"
+	"errors"
+	"math"
 	"time"
 
 	"fulcrum"
@@ -209,30 +211,47 @@ func (g *Group) stepDown(leader fulcrum.NodeID) {
 	g.progress()
 }
 
+var errEnough = errors.New("enough records")
+
 // records returns lo..hi of the log, from memory where they are.
 func (g *Group) records(lo, hi uint64) ([]record, error) {
+	return g.someRecords(lo, hi, math.MaxInt)
+}
+
+// someRecords is records, but ends behind the first one with which they have more than
+// most bytes.
+func (g *Group) someRecords(lo, hi uint64, most int) ([]record, error) {
 	var out []record
+	size, whole := 0, true
 	g.mu.Lock()
-	for i := lo; i <= hi; i++ {
+	for i := lo; i <= hi && size <= most; i++ {
 		r, ok := g.hist.get(i)
-		if !ok {
+		if whole = ok; !ok {
 			break
 		}
 		out = append(out, r)
+		size += len(r.raw)
 	}
 	g.mu.Unlock()
-	if lo > hi || uint64(len(out)) == hi-lo+1 {
+	if whole {
 		return out, nil
 	}
-	out = out[:0]
+	out, size = out[:0], 0
 	err := g.env.Log.Range(lo, hi, func(i uint64, raw []byte) error {
+		if size > most {
+			return errEnough
+		}
 		r, err := decodeRecord(append([]byte(nil), raw...))
 		if err != nil {
 			return fulcrum.Errorf(fulcrum.CodeDisk, "record %d: %w", i, err)
 		}
 		out = append(out, r)
+		size += len(raw)
 		return nil
 	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	return out, err
 }
 

@@ -153,7 +153,7 @@ func (g *Group) compose(p *peer, term uint64) (m appendMsg, ok bool, err error) 
 	}
 	hi := min(g.hist.last, prev+batchRecords)
 	g.mu.Unlock()
-	records, err := g.records(prev+1, hi)
+	records, err := g.someRecords(prev+1, hi, batchBytes)
 	if err != nil { // compacted away meanwhile: the next round sees that
 		return m, false, err
 	}

@@ -3,6 +3,7 @@ package leaderfollower
 import (
 	"bytes"
 	"context"
+	"slices"
 	"time"
 
 	"fulcrum"
@@ -106,7 +107,7 @@ func (g *Group) newPending(req replication.WriteRequest) (*pending, error) {
 		return nil, err
 	}
 	p := &pending{done: make(chan error, 1)}
-	p.req = replication.WriteRequest{Atomic: req.Atomic, Level: req.Level, Writes: p.owned(req.Writes), Else: p.owned(req.Else)}
+	p.req = replication.WriteRequest{Atomic: req.Atomic, Divisible: req.Divisible, Level: req.Level, Writes: p.owned(req.Writes), Else: p.owned(req.Else)}
 	for _, c := range req.If {
 		c.Key, c.Value = bytes.Clone(c.Key), bytes.Clone(c.Value)
 		p.req.If = append(p.req.If, c)
@@ -268,7 +269,12 @@ func (g *Group) orderBatch() (more bool, err error) {
 	}
 	ev := g.newEvaluation()
 	var records []record
-	for _, p := range batch {
+	for i, p := range batch {
+		if ev.cost > batchCost { // one is over it at the most
+			g.putBack(batch[i:])
+			batch = batch[:i]
+			break
+		}
 		rec, ok := ev.order(p, term)
 		if ok {
 			records = append(records, rec)
@@ -290,9 +296,22 @@ func (g *Group) orderBatch() (more bool, err error) {
 	return len(g.queue) > 0, err
 }
 
+// putBack queues requests again that were taken off, before all others.
+func (g *Group) putBack(batch []*pending) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range batch {
+		p.ordered = false
+		g.queued += p.size
+	}
+	g.queue = append(slices.Clone(batch), g.queue...)
+	g.ordering -= len(batch)
+}
+
 // evaluation sees the State, the overlay and what its own batch has left so far.
 type evaluation struct {
 	g      *Group
+	cost   int // of all its requests
 	base   uint64
 	fresh  map[string]fulcrum.Entry
 	newest fulcrum.Version
@@ -342,13 +361,20 @@ func (ev *evaluation) order(p *pending, term uint64) (rec record, ok bool) {
 	if !ev.newest.Less(stamp) {
 		stamp = fulcrum.Version{Time: ev.newest.Time + 1, Actor: g.env.Actor}
 	}
-	left, err := replication.Evaluate(p.req, ev.get, stamp, stamp.Wall().UnixMilli(), g.env.MaxValue)
+	left, err := replication.Evaluate(p.req, ev.get, stamp, stamp.Wall().UnixMilli(), g.env.MaxValue, replication.Bounded)
+	switch {
+	case err != nil:
+		err = g.refuse(fulcrum.CodeDisk, "read before write: %v", err)
+	case left.Refused != nil:
+		err = left.Refused
+	}
 	if err != nil {
 		g.mu.Lock()
-		p.finish(g.refuse(fulcrum.CodeDisk, "read before write: %v", err))
+		p.finish(err)
 		g.mu.Unlock()
 		return record{}, false
 	}
+	ev.cost += left.Cost.Sum()
 	p.results, p.orElse = left.Results, left.Else
 	if len(left.Entries) == 0 {
 		return record{}, false

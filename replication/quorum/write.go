@@ -42,7 +42,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 			return replication.WriteReply{}, err
 		}
 	}
-	entries, results, flags, err := g.stamp(req.Writes, floors)
+	entries, results, flags, err := g.stamp(req, floors)
 	if err != nil {
 		return replication.WriteReply{}, err
 	}
@@ -52,7 +52,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	reply.Outcome.Acks, reply.Outcome.Hinted = acks.len(), hinted
 	if err != nil {
 		if errors.Is(err, fulcrum.ErrEpoch) {
-			for i, w := range req.Writes {
+			for i, w := range req.Writes[:len(results)] {
 				if w.Op == fulcrum.OpMerge {
 					results[i].Entry = mergeEntry(w)
 				}
@@ -104,10 +104,14 @@ func (g *Group) admit(ctx context.Context, req replication.WriteRequest) (need, 
 }
 
 // stamp gives every write its version and returns the entries to store, beside one
-// result a write. floors, if not nil, are versions to stay above, one a write.
+// result a write; fewer where the request is Divisible and its answer would be over
+// replication.MaxAnswer. What it writes is no more than the request holds. floors, if not nil, are versions to stay above, one a write.
 // Flags is flagRelay when a version is not this clock's own: then how far ahead it
 // is says nothing about this node, and replicas take it as it is.
-func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries []fulcrum.Entry, results []fulcrum.Result, flags byte, err error) {
+func (g *Group) stamp(req replication.WriteRequest, floors []fulcrum.Version) (entries []fulcrum.Entry, results []fulcrum.Result, flags byte, err error) {
+	writes := req.Writes
+	bounds := replication.Bounds{Answer: replication.MaxAnswer}
+	var cost replication.Cost
 	results = make([]fulcrum.Result, len(writes))
 	entries = make([]fulcrum.Entry, 0, len(writes))
 	last := make(map[string]fulcrum.Entry)
@@ -135,12 +139,16 @@ func (g *Group) stamp(writes []fulcrum.Write, floors []fulcrum.Version) (entries
 			return nil, nil, 0, g.errorf(fulcrum.CodeInternal, "evaluate: %w", err)
 		}
 		e := res.Entry
+		res = w.Trim(res)
+		if cost.Add(&w, &res); req.Divisible && i > 0 && !cost.Within(bounds) {
+			return entries, results[:i], flags, nil
+		}
 		if !res.Applied { // a merge older than what stands here, perhaps not elsewhere
 			e = mergeEntry(w)
 		} else if len(writes) > 1 {
 			last[string(w.Key)] = e
 		}
-		entries, results[i] = append(entries, e), w.Trim(res)
+		entries, results[i] = append(entries, e), res
 	}
 	return entries, results, flags, nil
 }

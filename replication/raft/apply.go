@@ -23,7 +23,7 @@ type proposal struct {
 	state atomic.Int32
 	term  uint64
 	batch []*request
-	end   func() // is called when the batch is answered
+	end   func(later []*request) // is called when the batch is answered, with those that the entry has put off
 }
 
 const (
@@ -66,8 +66,7 @@ func (c *core) answerAll(one *proposal, from int32, res *entryResult, err error)
 	if !one.state.CompareAndSwap(from, answered) {
 		return false
 	}
-	c.finish(one.batch, res, err)
-	one.end()
+	one.end(c.finish(one.batch, res, err))
 	return true
 }
 
@@ -105,6 +104,7 @@ func (in *instance) applyCommitted(ctx context.Context) {
 		if c.store.failed.Load() {
 			return // who waits hears that the outcome is unknown when the instance ends
 		}
+		entries = entries[:len(results)] // the rest comes next
 		in.applied.Store(entries[len(entries)-1].Index)
 		for i, e := range entries {
 			if e.Kind == protocol.Members {

@@ -326,7 +326,7 @@ func (b *pending) once(req replication.WriteRequest, e entry) (any, error) {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "request id %q was used for another request", string(req.ID)).
 			WithHint("an id is for one request and its repetitions: take a new one"), nil
 	case known:
-		return b.again(req, rec)
+		return b.again(req, rec, e)
 	case b.ids.full():
 		return fulcrum.Errorf(fulcrum.CodeOverloaded, "%d request ids of the last minutes are remembered in this shard, and there is no room for more", b.ids.records).
 			WithHint("send fewer requests with an id, or spread the keys over more shards; without an id nothing is refused"), nil
@@ -334,6 +334,10 @@ func (b *pending) once(req replication.WriteRequest, e entry) (any, error) {
 	answer, err := b.evaluate(req, e)
 	if err != nil {
 		return nil, err
+	}
+	switch answer.(type) {
+	case deferred, error:
+		return answer, nil // nothing was done, so there is nothing to remember
 	}
 	b.ids.add(idRecord{id: req.ID, sum: sum, outcome: encodeOutcome(req, answer)}, e.stamp)
 	return answer, nil

@@ -110,7 +110,7 @@ func branch(req replication.WriteRequest, answer any) ([]fulcrum.Write, []fulcru
 
 func kindOf(e fulcrum.Entry) byte {
 	switch {
-	case len(e.Key) == 0:
+	case len(e.Key) == 0 && e.Version.IsZero():
 		return entryNone
 	case len(e.Value) > keptValue:
 		return entryCut
@@ -133,7 +133,7 @@ func appendKept(b []byte, kind byte, e fulcrum.Entry) []byte {
 // that was too long to be remembered is taken from the State where it still stands
 // there. Where it does not, what stood there before a write is told without its value,
 // and a request whose answer is the value gets an error that says what is the matter.
-func (b *pending) again(req replication.WriteRequest, rec idRecord) (any, error) {
+func (b *pending) again(req replication.WriteRequest, rec idRecord, e entry) (any, error) {
 	out, err := decodeOutcome(req, rec.outcome)
 	if err != nil {
 		return fulcrum.Errorf(fulcrum.CodeInternal, "what is remembered of request id %q: %w", string(req.ID), err), nil
@@ -160,6 +160,9 @@ func (b *pending) again(req replication.WriteRequest, rec idRecord) (any, error)
 			res.OldLength = len(res.Old.Value)
 		}
 		*res = out.writes[i].Trim(*res)
+	}
+	if !b.room(e, replication.CostOf(out.writes, out.results).Answer) {
+		return deferred{}, nil
 	}
 	if out.orElse {
 		return elseRan(out.results), nil

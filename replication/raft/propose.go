@@ -12,12 +12,24 @@ import (
 	"fulcrum/replication/raft/protocol"
 )
 
-// The kinds of log entry.
+// The kinds of log entry. What stands in a log is applied as it was when it was written:
+// replicas that apply it after an update must agree with those that did so before. So a
+// bound that changes what an entry means comes with a new kind.
 const (
-	entryBatch  byte = iota + 1 // requests, in order
-	entryFence                  // the last entry that counts
-	entryExpire                 // keys that are due
+	entryUnbounded byte = iota + 1 // requests, in order, of builds that had no bounds; read, never written
+	entryFence                     // the last entry that counts
+	entryExpire                    // keys that are due
+	entryBatch                     // requests, in order, under replication.Bounded and entryCost
+	entryEnd
 )
+
+// entryCost bounds what the requests of one entry come to together, so that what applying
+// it takes in memory is bounded; the first request always fits. Those that do not are put
+// off: nothing is done, on any replica, and who proposed them does so again.
+const entryCost = 32 << 20
+
+// deferred is the answer to a request that was put off.
+type deferred struct{}
 
 // entry is the content of one log entry: many requests under one stamp.
 type entry struct {
@@ -53,7 +65,7 @@ func decodeEntry(b []byte) (entry, error) {
 		e.clock.wall = r.Varint() + e.clock.now/int64(time.Millisecond)
 	}
 	n := r.Uvarint()
-	if n > uint64(len(b)) || e.kind < entryBatch || e.kind > entryExpire || e.clock.now < 0 {
+	if n > uint64(len(b)) || e.kind == 0 || e.kind >= entryEnd || e.clock.now < 0 {
 		return e, fmt.Errorf("log entry of kind %d with %d requests: %w", e.kind, n, fulcrum.ErrShort)
 	}
 	e.items = make([][]byte, 0, n)
@@ -225,15 +237,20 @@ func (c *core) cut(waiting []*request) (batch, rest []*request) {
 // commit puts one entry into the log. The caller has the turn, which is free again once
 // the requests are answered.
 func (c *core) commit(in *instance, batch []*request) {
-	end := func() {
+	end := func(later []*request) {
 		c.turn <- struct{}{}
 		c.quiet.Reset(quietAfter)
-		c.queue.over(nil)
+		c.queue.over(later)
+		if c.stopping.Load() { // a queue that is closed takes none back
+			for _, q := range later {
+				q.refuse(unavailable(c.env.Node, "this replica is stopping"))
+			}
+		}
 	}
 	v := in.view.Load()
 	if v.Role != protocol.Leader {
 		c.finish(batch, nil, c.notLeader("not the leader any more"))
-		end()
+		end(nil)
 		return
 	}
 	e := entry{kind: batch[0].kind}
@@ -274,7 +291,8 @@ func (c *core) abandon(one *proposal) {
 	}
 }
 
-func (c *core) finish(batch []*request, res *entryResult, err error) {
+// finish answers a batch but for what the entry has put off, which it returns.
+func (c *core) finish(batch []*request, res *entryResult, err error) (later []*request) {
 	for i, q := range batch {
 		a := answer{err: err}
 		switch {
@@ -283,12 +301,18 @@ func (c *core) finish(batch []*request, res *entryResult, err error) {
 			a.err = res.err
 		default:
 			a.index, a.term, a.value = res.at, res.term, res.items[i]
+			if _, ok := a.value.(deferred); ok {
+				q.state.Store(0) // definitely not done: it waits again
+				later = append(later, q)
+				continue
+			}
 			if e, ok := a.value.(error); ok {
 				a.value, a.err = nil, e
 			}
 		}
 		q.result <- a
 	}
+	return later
 }
 
 // barrier waits until everything that was committed before this leader's term is applied.

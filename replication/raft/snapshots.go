@@ -16,7 +16,8 @@ import (
 // methods but open and applied are called by one goroutine at a time.
 type machine interface {
 	// apply takes committed entries in order; it ignores those at or below applied.
-	// It returns one result an entry, nil or an *entryResult.
+	// It returns one result an entry, nil or an *entryResult, and may end before the last
+	// one where they come to much; there is one result at least.
 	apply(entries []protocol.Entry) []any
 	// applied is the last entry that it reflects.
 	applied() uint64

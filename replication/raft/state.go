@@ -185,6 +185,10 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 		}
 		results[i] = res
 		b.entryDone(l)
+		if b.cost > entryCost { // enough for one step
+			results = results[:i+1]
+			break
+		}
 	}
 	if last == 0 {
 		return results
@@ -216,6 +220,10 @@ type pending struct {
 	prog    progress
 	entries []fulcrum.Entry
 	fresh   map[string]int // key -> its place in entries
+
+	cost int  // of all entries so far
+	used int  // of the entry under way
+	full bool // it takes no more
 
 	pieces
 
@@ -275,7 +283,12 @@ func (b *pending) entry(l protocol.Entry) (*entryResult, error) {
 	if b.prog.clock.pass(e.clock, l.Term, l.Index); e.clock.now > 0 {
 		b.keeper.clock.applied(b.prog.clock, e.clock, own, time.Now())
 	}
+	b.used, b.full = 0, false
 	for i, item := range e.items {
+		if b.full {
+			res.items = append(res.items, deferred{})
+			continue
+		}
 		answer, err := b.item(item, e)
 		if err != nil {
 			return nil, err
@@ -307,15 +320,36 @@ func above(stamp, v fulcrum.Version) fulcrum.Version {
 	return stamp
 }
 
+// room reports whether the entry under way has room for a request that comes to n. It is
+// the same on every replica. From the first that has none on, all are put off: they stay
+// in their order.
+func (b *pending) room(e entry, n int) bool {
+	if e.kind == entryBatch && b.used > 0 && b.used+n > entryCost {
+		b.full = true
+		return false
+	}
+	b.used += n
+	b.cost += n
+	return true
+}
+
 // elseRan is the results of a request whose conditions did not hold.
 type elseRan []fulcrum.Result
 
-// evaluate returns the results of req, which stands in e, as []fulcrum.Result or elseRan.
+// evaluate returns the results of req, which stands in e, as []fulcrum.Result or elseRan,
+// or an error that says why it is refused, or deferred.
 func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 	stamp, now := above(e.stamp, b.prog.last), b.prog.clock.millis()
 	req.Writes = onLogClock(req.Writes, b.prog.clock, e.clock.wall)
 	req.Else = onLogClock(req.Else, b.prog.clock, e.clock.wall)
-	if b.unseen(req, stamp) {
+	var bounds replication.Bounds
+	if e.kind == entryBatch {
+		bounds = replication.Bounded
+	}
+	if cost, ok := b.unseen(req, stamp, bounds); ok {
+		if !b.room(e, cost.Sum()) {
+			return deferred{}, nil
+		}
 		return b.putAll(req.Writes, stamp, now), nil
 	}
 	for _, list := range [][]fulcrum.Write{req.Writes, req.Else} {
@@ -327,9 +361,14 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 			stamp = above(stamp, old.Version)
 		}
 	}
-	ev, err := replication.Evaluate(req, b.get, stamp, now, b.env.MaxValue)
-	if err != nil {
+	ev, err := replication.Evaluate(req, b.get, stamp, now, b.env.MaxValue, bounds)
+	switch {
+	case err != nil:
 		return nil, err
+	case ev.Refused != nil:
+		return error(ev.Refused), nil
+	case !b.room(e, ev.Cost.Sum()):
+		return deferred{}, nil
 	}
 	for _, e := range ev.Entries {
 		b.put(b.tombstone(e))
@@ -347,17 +386,20 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 // keys: it puts values whatever that is, nobody asks what it was, and stamp is newer
 // than all that stands here. All versions of this epoch are at most prog.last, those
 // from before it at most the floor. Where replicas' floors differ some look, and find
-// what the others know: nothing newer than stamp. What req leaves is the same.
-func (b *pending) unseen(req replication.WriteRequest, stamp fulcrum.Version) bool {
+// what the others know: nothing newer than stamp. What req leaves is the same, and so is
+// its cost, which must be within bounds.
+func (b *pending) unseen(req replication.WriteRequest, stamp fulcrum.Version, bounds replication.Bounds) (cost replication.Cost, ok bool) {
 	if req.ID != "" || req.Transaction() || stamp.Time <= b.floor().Time { // as above compares
-		return false
+		return cost, false
 	}
-	for _, w := range req.Writes {
+	for i := range req.Writes {
+		w := &req.Writes[i]
 		if w.Op != fulcrum.OpPut || !w.Quiet || !w.Blind() || len(w.Value) > b.env.MaxValue {
-			return false
+			return cost, false
 		}
+		cost.Add(w, &fulcrum.Result{Applied: true, Length: len(w.Value)})
 	}
-	return true
+	return cost, cost.Within(bounds)
 }
 
 // putAll is evaluate for unseen writes.

@@ -1,0 +1,159 @@
+package sim_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"fulcrum"
+	"fulcrum/consistency"
+	"fulcrum/jepsen-lite/sim"
+	"fulcrum/node/api"
+)
+
+// large is a keyspace of one shard with large values, asked at a node without a replica.
+type large struct {
+	t        *testing.T
+	c        *sim.Cluster
+	at       fulcrum.NodeID
+	keyspace string
+	value    []byte
+}
+
+func largeValues(t *testing.T, c *sim.Cluster, keyspace string, mode consistency.Mode) large {
+	t.Helper()
+	_, err := c.Node("n1").CreateKeyspace(t.Context(), fulcrum.KeyspaceSpec{Name: keyspace, Mode: mode.String(), Shards: 1, Replicas: 3})
+	do(t, err)
+	known(t, c, keyspace)
+	ready(t, c)
+	l := large{t: t, c: c, keyspace: keyspace, value: bytes.Repeat([]byte("x"), 1<<20)}
+	if mode == consistency.Quorum {
+		l.at = "n1"
+		return l
+	}
+	l.at, _ = stranger(t, c, keyspace)
+	return l
+}
+
+func (l large) write(ws []fulcrum.Write) (results []fulcrum.Result, err error) {
+	err = l.c.Call(l.t.Context(), l.at, func(ctx context.Context, b api.Backend) (err error) {
+		results, _, err = b.Write(ctx, api.Call{Keyspace: l.keyspace}, ws)
+		return err
+	})
+	return results, err
+}
+
+func (l large) txn(at fulcrum.NodeID, then []fulcrum.Write) (reply api.TxnReply, err error) {
+	err = l.c.Call(l.t.Context(), at, func(ctx context.Context, b api.Backend) (err error) {
+		reply, _, err = b.Txn(ctx, api.Call{Keyspace: l.keyspace}, api.Txn{Then: then, Atomic: true})
+		return err
+	})
+	return reply, err
+}
+
+// each makes a write to each of n keys out of one.
+func each(n int, w fulcrum.Write) []fulcrum.Write {
+	ws := make([]fulcrum.Write, n)
+	for i := range ws {
+		ws[i] = w
+		ws[i].Key = fmt.Appendf(nil, "k%02d", i)
+	}
+	return ws
+}
+
+// all does writes, every one of which must be applied, and returns their results.
+func (l large) all(what string, ws []fulcrum.Write) []fulcrum.Result {
+	l.t.Helper()
+	results, err := l.write(ws)
+	if err != nil || len(results) != len(ws) {
+		l.t.Fatalf("%s: %d results for %d writes, %v", what, len(results), len(ws), err)
+	}
+	for i, res := range results {
+		if res.Err != nil || !res.Applied {
+			l.t.Fatalf("%s: write %d: applied %v, %v", what, i, res.Applied, res.Err)
+		}
+	}
+	return results
+}
+
+func (l large) fill(n int) {
+	l.t.Helper()
+	for i := range n {
+		l.all("put", each(n, fulcrum.Write{Op: fulcrum.OpPut, Value: l.value, Quiet: true})[i:i+1])
+	}
+}
+
+// Changes of large values are done and told in order, whatever their answers come to
+// together, also where one message between nodes cannot hold them.
+func TestLargeAnswersToChanges(t *testing.T) {
+	for _, mode := range []consistency.Mode{consistency.Raft, consistency.LeaderFollower} {
+		t.Run(mode.String(), func(t *testing.T) {
+			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+				const keys = 40
+				l := largeValues(t, c, "k", mode)
+				l.fill(keys)
+				for name, w := range map[string]fulcrum.Write{
+					"expire":   {Op: fulcrum.OpExpire, TTL: 3600_000},
+					"persist":  {Op: fulcrum.OpExpire, NoValue: true, NoOld: true},
+					"setrange": {Op: fulcrum.OpSetRange, Value: []byte("y"), Offset: 7, NoValue: true, NoOld: true},
+					"getset":   {Op: fulcrum.OpPut, If: fulcrum.IfPresent, Value: []byte("short"), NoValue: true},
+				} {
+					results := l.all(name, each(keys, w))
+					if name != "getset" {
+						continue
+					}
+					for i, res := range results {
+						if len(res.Old.Value) != len(l.value) {
+							t.Errorf("getset %d tells %d bytes", i, len(res.Old.Value))
+						}
+					}
+					l.fill(keys)
+				}
+				for i, res := range l.all("getdel", each(keys, fulcrum.Write{Op: fulcrum.OpDelete, If: fulcrum.IfPresent, NoValue: true})) {
+					if len(res.Old.Value) != len(l.value) || res.Entry.Version.IsZero() {
+						t.Errorf("getdel %d tells %d bytes", i, len(res.Old.Value))
+					}
+				}
+				results, err := l.write(each(keys, fulcrum.Write{Op: fulcrum.OpDelete, If: fulcrum.IfPresent, NoValue: true}))
+				for i, res := range results {
+					if err != nil || res.Applied {
+						t.Errorf("key %d was there after it was deleted: %v", i, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A transaction whose answer no message holds, or that writes more than a request may, is
+// refused, on whichever node, and then nothing of it is done.
+func TestATransactionOverABoundIsNotDone(t *testing.T) {
+	for _, mode := range []consistency.Mode{consistency.Raft, consistency.LeaderFollower} {
+		t.Run(mode.String(), func(t *testing.T) {
+			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+				const keys = 20
+				l := largeValues(t, c, "k", mode)
+				l.fill(keys)
+				count := fulcrum.Write{Op: fulcrum.OpAdd, Key: []byte("n"), Value: []byte("1"), NoOld: true}
+				reads := append([]fulcrum.Write{count}, each(keys, fulcrum.Write{Op: fulcrum.OpGet, NoValue: true})...)
+				writes := append([]fulcrum.Write{count}, each(keys, fulcrum.Write{Op: fulcrum.OpSetRange, Value: []byte("y"), NoValue: true, NoOld: true})...)
+				for _, at := range c.Names() {
+					for name, then := range map[string][]fulcrum.Write{"reads": reads, "writes": writes} {
+						if _, err := l.txn(at, then); !errors.Is(err, &fulcrum.Error{Code: fulcrum.CodeTooLarge}) || fulcrum.AsError(err).Maybe {
+							t.Errorf("%s on %s: %v", name, at, err)
+						}
+					}
+				}
+				for i, at := range c.Names() {
+					fits := append([]fulcrum.Write{count}, each(7, fulcrum.Write{Op: fulcrum.OpGet, NoValue: true})...)
+					reply, err := l.txn(at, fits)
+					if err != nil || string(reply.Results[0].Entry.Value) != fmt.Sprint(i+1) || len(reply.Results[7].Old.Value) != len(l.value) {
+						t.Errorf("on %s: %v, %d results", at, err, len(reply.Results))
+					}
+				}
+			})
+		})
+	}
+}
