@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,18 +46,26 @@ func (op *operation) read(ctx context.Context, keys [][]byte) ([]fulcrum.Entry, 
 		return op.readShard(ctx, parts[0].group, keys, false)
 	}
 	entries := make([]fulcrum.Entry, len(keys))
+	var mu sync.Mutex
+	first := len(keys) // as many are answered by all
 	read := func(p part, haste bool) error {
 		some := make([][]byte, len(p.at))
 		for i, j := range p.at {
 			some[i] = keys[j]
 		}
 		got, err := op.readShard(ctx, p.group, some, haste)
-		for i, j := range p.at {
-			if err == nil {
-				entries[j] = got[i]
-			}
+		if err != nil {
+			return err
 		}
-		return err
+		for i, e := range got {
+			entries[p.at[i]] = e
+		}
+		if len(got) < len(p.at) {
+			mu.Lock()
+			defer mu.Unlock()
+			first = min(first, p.at[len(got)])
+		}
+		return nil
 	}
 	var g errgroup.Group
 	for _, p := range parts {
@@ -64,22 +73,44 @@ func (op *operation) read(ctx context.Context, keys [][]byte) ([]fulcrum.Entry, 
 			g.Go(func() error { return read(p, false) })
 		}
 	}
-	return entries, g.Wait()
+	err = g.Wait()
+	return entries[:first], err
 }
 
-// readShard reads keys of one shard; what haste means, tryShard says.
+// readShard reads keys of one shard, or if the call wants no more, the first of them; what
+// haste means, tryShard says. A group answers for so many of them at a time as there is
+// room for in one answer. Each answer keeps the level by itself, and for a session none is
+// older than the one before.
 func (op *operation) readShard(ctx context.Context, g fulcrum.GroupID, keys [][]byte, haste bool) ([]fulcrum.Entry, error) {
 	var entries []fulcrum.Entry
-	err := op.tryShard(ctx, g, haste, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
-		rep, err := op.n.sendRead(ctx, at, ref.Shard, replication.ReadRequest{Keys: keys, Level: level, Min: op.floor(ref.Shard)})
-		if err == nil {
-			entries = rep.Entries
-			op.n.entriesHere(rep.Entries, rep.Outcome)
-			op.noteRead(ref, level, rep)
+	var seen replication.Position
+	var epoch fulcrum.Epoch // of seen
+	for {
+		err := op.tryShard(ctx, g, haste, func(ctx context.Context, ref catalog.ShardRef, level consistency.Level, at fulcrum.NodeID) error {
+			req := replication.ReadRequest{Keys: keys[len(entries):], Level: level, Min: op.floor(ref.Shard)}
+			if op.call.Session != "" && epoch == ref.Shard.Epoch && req.Min.Index < seen.Index {
+				req.Min = seen
+			}
+			rep, err := op.n.sendRead(ctx, at, ref.Shard, req)
+			if err == nil && (len(rep.Entries) == 0 || len(rep.Entries) > len(req.Keys)) && len(req.Keys) > 0 {
+				err = fulcrum.Errorf(fulcrum.CodeInternal, "%d entries for %d keys from %s", len(rep.Entries), len(req.Keys), at)
+			}
+			if err == nil {
+				op.n.entriesHere(rep.Entries, rep.Outcome)
+				op.noteRead(ref, level, rep)
+				seen, epoch = rep.Outcome.Position, ref.Shard.Epoch
+				if entries == nil {
+					entries = rep.Entries
+				} else {
+					entries = append(entries, rep.Entries...)
+				}
+			}
+			return err
+		})
+		if err != nil || op.call.First || len(entries) == len(keys) {
+			return entries, err
 		}
-		return err
-	})
-	return entries, err
+	}
 }
 
 func (op *operation) noteRead(ref catalog.ShardRef, level consistency.Level, rep replication.ReadReply) {

@@ -69,3 +69,21 @@ func (c Cost) refuse(b Bounds) *fulcrum.Error {
 	return fulcrum.Errorf(fulcrum.CodeTooLarge, "the answer would be larger than %d bytes, which is the limit of one request: the values that it returns count", b.Answer).
 		WithHint("nothing was done; ask for fewer values at a time")
 }
+
+// MaxRead bounds what one answer to a read holds, but for the entry that passes it: an
+// answer fits into a message between nodes, and whoever reads many large values takes
+// little memory at a time.
+const MaxRead = 8 << 20
+
+// First returns the entries up to the first one with which they have more than most bytes
+// of keys and values.
+func First(entries []fulcrum.Entry, most int) []fulcrum.Entry {
+	size := 0
+	for i := range entries {
+		if size > most {
+			return entries[:i:i]
+		}
+		size += len(entries[i].Key) + len(entries[i].Value)
+	}
+	return entries
+}

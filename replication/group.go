@@ -27,8 +27,9 @@ type Group interface {
 	// nothing; the others go on, unless the request is Atomic.
 	Write(ctx context.Context, req WriteRequest) (WriteReply, error)
 
-	// Read returns what stands at the keys, at the level; it keeps the promise or
-	// fails, and never answers with less.
+	// Read returns what stands at the keys, or at the first of them where that comes to
+	// more than MaxRead, at the level; it keeps the promise or fails, and never answers
+	// with less.
 	Read(ctx context.Context, req ReadRequest) (ReadReply, error)
 
 	// Scan returns live entries in key order, at the level.
@@ -121,7 +122,8 @@ type WriteReply struct {
 	Outcome Outcome
 }
 
-// ReadReply has one element a key; an absent key has the zero Version, or is a
+// ReadReply has one element a key, or fewer, but one at the least, where the entries come to
+// more than MaxRead: they are those of the first keys. An absent key has the zero Version, or is a
 // tombstone or expired: test with Entry.Live.
 type ReadReply struct {
 	Entries []fulcrum.Entry

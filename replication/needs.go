@@ -73,8 +73,10 @@ type Log interface {
 type State interface {
 	// Get returns the entry at key, tombstones included; the zero Entry if none.
 	Get(key []byte) (fulcrum.Entry, error)
-	// GetAll is Get of each key, for less; what is applied meanwhile may be in some.
-	GetAll(keys [][]byte) ([]fulcrum.Entry, error)
+	// GetFirst is Get of each key, for less, but ends behind the first one with which the
+	// entries have more than most bytes of keys and values; what is applied meanwhile may
+	// be in some.
+	GetFirst(keys [][]byte, most int) ([]fulcrum.Entry, error)
 	// Scan calls f for entries (tombstones included) with start <= key < end in
 	// order, over one consistent view, until f returns false.
 	Scan(start, end []byte, f func(fulcrum.Entry) bool) error

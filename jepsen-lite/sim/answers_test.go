@@ -157,3 +157,63 @@ func TestATransactionOverABoundIsNotDone(t *testing.T) {
 		})
 	}
 }
+
+// Any number of large values can be read through any node, at every level, each with its
+// key; the values of one answer are few.
+func TestLargeValuesAreReadThroughAnyNode(t *testing.T) {
+	for _, mode := range []consistency.Mode{consistency.Raft, consistency.Quorum, consistency.LeaderFollower} {
+		t.Run(mode.String(), func(t *testing.T) {
+			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+				const n = 40
+				l := largeValues(t, c, "k", mode)
+				l.fill(n)
+				l.all("a short one", each(n, fulcrum.Write{Op: fulcrum.OpPut, Value: []byte("short"), Quiet: true})[7:8])
+				var keys [][]byte
+				for i, w := range each(n+1, fulcrum.Write{}) {
+					keys = append(keys, w.Key)
+					if i%2 == 0 {
+						keys = append(keys, []byte("k07"))
+					}
+				}
+				for _, at := range c.Names() {
+					for _, first := range []bool{false, true} {
+						for _, level := range []consistency.Kind{consistency.Linearizable, consistency.One} {
+							l.read(at, api.Call{Keyspace: "k", Level: consistency.L(level), First: first}, keys, fmt.Sprintf("k%02d", n))
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// read reads keys at a node until all are answered; absent is not there, k07 is short.
+func (l large) read(at fulcrum.NodeID, call api.Call, keys [][]byte, absent string) {
+	l.t.Helper()
+	for rest := keys; len(rest) > 0; {
+		var entries []fulcrum.Entry
+		err := l.c.Call(l.t.Context(), at, func(ctx context.Context, b api.Backend) (err error) {
+			entries, _, err = b.Read(ctx, call, rest)
+			return err
+		})
+		if err != nil || len(entries) == 0 || !call.First && len(entries) != len(keys) {
+			l.t.Fatalf("%s, %v: %d entries for %d keys, %v", at, call.Level, len(entries), len(rest), err)
+		}
+		if call.First && len(entries) > 20 {
+			l.t.Errorf("%s, %v: %d entries at once", at, call.Level, len(entries))
+		}
+		for i, e := range entries {
+			want := len(l.value)
+			switch string(rest[i]) {
+			case "k07":
+				want = len("short")
+			case absent:
+				want = 0
+			}
+			if len(e.Value) != want {
+				l.t.Errorf("%s, %v: %s has %d bytes, want %d", at, call.Level, rest[i], len(e.Value), want)
+			}
+		}
+		rest = rest[len(entries):]
+	}
+}

@@ -20,6 +20,9 @@ type Call struct {
 	// ID makes a write or a transaction that comes again take effect once; only a mode
 	// that keeps ids takes it (others answer CodeMode).
 	ID fulcrum.RequestID
+	// First says of a read that where the values come to much, those of the first keys will
+	// do: so whoever reads very many keys takes little memory at a time.
+	First bool
 	// Untracked spares the signing of the receipt's session token: Receipt.Unsealed makes
 	// it for whoever wants it after all.
 	Untracked bool
@@ -32,7 +35,8 @@ type Backend interface {
 	// each shard's part succeeds or fails alone: then the failed ones have
 	// Result.Err set, and the error is nil unless all failed alike.
 	Write(ctx context.Context, c Call, ws []fulcrum.Write) ([]fulcrum.Result, consistency.Receipt, error)
-	// Read returns one entry a key; test each with Entry.Live(Now()).
+	// Read returns one entry a key, or, if First is set, at least one and perhaps fewer, of
+	// the first keys; test each with Entry.Live(Now()).
 	Read(ctx context.Context, c Call, keys [][]byte) ([]fulcrum.Entry, consistency.Receipt, error)
 	// Txn runs t as one step of one shard.
 	Txn(ctx context.Context, c Call, t Txn) (TxnReply, consistency.Receipt, error)

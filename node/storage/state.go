@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -82,21 +83,23 @@ func (s *Store) State(g fulcrum.GroupID, part string) (replication.State, error)
 // Get returns the entry at key; the zero Entry if there is none.
 func (st *state) Get(key []byte) (fulcrum.Entry, error) {
 	var e [1]fulcrum.Entry
-	err := st.get([][]byte{key}, e[:])
+	_, err := st.get([][]byte{key}, e[:], math.MaxInt)
 	return e[0], err
 }
 
-// GetAll is Get of each key.
-func (st *state) GetAll(keys [][]byte) ([]fulcrum.Entry, error) {
+// GetFirst is Get of the keys up to the one with which the entries have more than most bytes.
+func (st *state) GetFirst(keys [][]byte, most int) ([]fulcrum.Entry, error) {
 	entries := make([]fulcrum.Entry, len(keys))
-	if err := st.get(keys, entries); err != nil {
+	n, err := st.get(keys, entries, most)
+	if err != nil {
 		return nil, err
 	}
-	return entries, nil
+	return replication.First(entries[:n], most), nil
 }
 
-// get finds what is not in the overlays in one transaction of the engine.
-func (st *state) get(keys [][]byte, into []fulcrum.Entry) error {
+// get finds what is not in the overlays in one transaction of the engine. It reads no more
+// than most bytes and one entry from there, and says how many of the keys it has answered.
+func (st *state) get(keys [][]byte, into []fulcrum.Entry, most int) (n int, err error) {
 	var few [16]int
 	for {
 		st.mu.RLock()
@@ -118,30 +121,33 @@ func (st *state) get(keys [][]byte, into []fulcrum.Entry) error {
 		at, turns, dropped := st.home, st.turns, st.dropped
 		st.mu.RUnlock()
 		if dropped {
-			return errDropped
+			return 0, errDropped
 		}
 		if len(absent) == 0 {
-			return nil
+			return len(keys), nil
 		}
-		found, err := st.load(at, keys, absent, into)
+		n, found, err := st.load(at, keys, absent, into, most)
 		if err != nil || found {
-			return err
+			return n, err
 		}
 		// No bucket: the state was never committed, or an Install took its place.
 		st.mu.RLock()
 		same := st.turns == turns
 		st.mu.RUnlock()
 		if same {
-			return nil
+			return len(keys), nil
 		}
 	}
 }
 
-// load reads the keys at some places from the file; found is false when there is no bucket.
-func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry) (found bool, err error) {
+// load reads the keys at some places from the file, up to the one with which they have more
+// than most bytes: all keys before n are answered then. Found is false when there is no bucket.
+func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry, most int) (n int, found bool, err error) {
 	if st.s.closed.Load() {
-		return false, errClosed
+		return 0, false, errClosed
 	}
+	n = len(keys)
+	size := 0
 	defer notify(st.s.readC)
 	key := keys[places[0]]
 	err = guard(func() error {
@@ -157,6 +163,10 @@ func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry
 			if b == nil {
 				continue
 			}
+			if size > most {
+				n = i
+				return nil
+			}
 			key = keys[i]
 			if stored := b.Get(key); stored != nil {
 				e, err := decodeEntry(at.seed, key, stored)
@@ -164,14 +174,15 @@ func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry
 					return err
 				}
 				into[i] = copied(e) // the page goes with the transaction
+				size += len(e.Key) + len(e.Value)
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return false, st.damaged(key, err)
+		return 0, false, st.damaged(key, err)
 	}
-	return found, nil
+	return n, found, nil
 }
 
 // copied returns e with slices of its own, in one piece.

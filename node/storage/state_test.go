@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -340,7 +341,7 @@ func (m *modelState) same(t *rapid.T, st replication.State) error {
 		return fmt.Errorf("get %q gives %+v, %v; want %+v", key, e, err, m.entries[string(key)])
 	}
 	keys := append(rapid.SliceOfN(keyGen, 0, 6).Draw(t, "keys"), key)
-	all, err := st.GetAll(keys)
+	all, err := st.GetFirst(keys, math.MaxInt)
 	if err != nil || len(all) != len(keys) {
 		return fmt.Errorf("get of %q gives %d entries, %v", keys, len(all), err)
 	}
@@ -481,7 +482,7 @@ func TestDamagedValueIsRefused(t *testing.T) {
 	must(t, err, f.Close())
 
 	e, err := st.Get([]byte("apple"))
-	_, aerr := st.GetAll([][]byte{[]byte("pear"), []byte("apple"), []byte("plum")})
+	_, aerr := st.GetFirst([][]byte{[]byte("pear"), []byte("apple"), []byte("plum")}, math.MaxInt)
 	serr := st.Scan(nil, nil, func(fulcrum.Entry) bool { return true })
 	for _, err := range []error{err, aerr, serr} {
 		if !errors.Is(err, fulcrum.ErrDisk) || !strings.Contains(err.Error(), `"apple" of group 6 in `+path) {

@@ -193,11 +193,18 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 	if a.overlay {
 		get = g.visible
 	}
-	reply := replication.ReadReply{Entries: make([]fulcrum.Entry, len(req.Keys))}
-	for i, key := range req.Keys {
-		if reply.Entries[i], err = get(key); err != nil {
+	reply := replication.ReadReply{Entries: make([]fulcrum.Entry, 0, len(req.Keys))}
+	size := 0
+	for _, key := range req.Keys {
+		if size > replication.MaxRead {
+			break
+		}
+		e, err := get(key)
+		if err != nil {
 			return replication.ReadReply{}, g.refuse(fulcrum.CodeDisk, "read: %w", err)
 		}
+		reply.Entries = append(reply.Entries, e)
+		size += len(e.Key) + len(e.Value)
 	}
 	if reply.Outcome, err = g.confirm(a); err != nil {
 		return replication.ReadReply{}, err

@@ -37,7 +37,7 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 	out := replication.Outcome{Given: level, Needed: n.total(), Staleness: -1, Acks: 1}
 	entries := make([]fulcrum.Entry, len(req.Keys))
 	if reach.has(g.topo.self) {
-		if entries, err = g.env.State.GetAll(req.Keys); err != nil {
+		if entries, err = g.env.State.GetFirst(req.Keys, replication.MaxRead); err != nil {
 			return replication.ReadReply{}, g.errorf(fulcrum.CodeDisk, "get: %w", err)
 		}
 		if n.met(set(0).with(g.topo.self)) {
@@ -53,6 +53,12 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 	replies, err := g.gatherReads(ctx, n, reach, held, own)
 	if err != nil {
 		return replication.ReadReply{}, err
+	}
+	for _, r := range replies { // what all have answered
+		entries = entries[:min(len(entries), len(r.answers))]
+	}
+	for i := range replies {
+		replies[i].answers = replies[i].answers[:len(entries)]
 	}
 	newest := mergeAnswers(entries, replies)
 	out.Acks, out.Position = len(replies), newestOf(newest)
@@ -182,10 +188,12 @@ func joined(run, request context.Context) (context.Context, context.CancelFunc) 
 }
 
 // readFrom asks p for its versions of the keys of held, with entries where p's are
-// newer. A reply may answer only the first keys; the rest is asked again.
+// newer. A reply may answer only the first keys; the rest is asked again, until the entries
+// come to more than replication.MaxRead.
 func (g *Group) readFrom(ctx context.Context, p *peer, held []pair) ([]answer, error) {
 	answers := make([]answer, 0, len(held))
-	for rest := held; len(rest) > 0; {
+	size := 0
+	for rest := held; len(rest) > 0 && size <= replication.MaxRead; {
 		ask := rest[:min(len(rest), maxItems)]
 		b, err := g.call(ctx, p, appendPairs([]byte{kindRead}, ask))
 		if err != nil {
@@ -194,6 +202,9 @@ func (g *Group) readFrom(ctx context.Context, p *peer, held []pair) ([]answer, e
 		as, err := decodeAnswers(b, len(ask))
 		if err != nil || len(as) == 0 {
 			return nil, g.errorf(fulcrum.CodeInternal, "malformed answer of %s", p.id)
+		}
+		for i := range as {
+			size += len(as[i].entry.Key) + len(as[i].entry.Value)
 		}
 		answers = append(answers, as...)
 		rest = rest[len(as):]

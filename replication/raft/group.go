@@ -157,7 +157,7 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 		if err != nil {
 			return err
 		}
-		if reply.Entries, err = g.env.State.GetAll(req.Keys); err != nil {
+		if reply.Entries, err = g.env.State.GetFirst(req.Keys, replication.MaxRead); err != nil {
 			return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "read", Node: g.env.Node, Detail: err.Error(), Err: err}
 		}
 		for i, e := range reply.Entries {

@@ -99,13 +99,13 @@ func (s *State) Get(key []byte) (fulcrum.Entry, error) {
 	return e, nil
 }
 
-// GetAll implements replication.State.
-func (s *State) GetAll(keys [][]byte) ([]fulcrum.Entry, error) {
+// GetFirst implements replication.State.
+func (s *State) GetFirst(keys [][]byte, most int) ([]fulcrum.Entry, error) {
 	entries := make([]fulcrum.Entry, len(keys))
 	for i, key := range keys {
 		entries[i], _ = s.Get(key)
 	}
-	return entries, nil
+	return replication.First(entries, most), nil
 }
 
 func scanTree(tree *btree.BTreeG[fulcrum.Entry], start, end []byte, f func(fulcrum.Entry) bool) {

@@ -206,22 +206,26 @@ func (c *conn) runWrites(ks fulcrum.KeyspaceInfo, ws []fulcrum.Write, on []waiti
 
 func (c *conn) runReads() {
 	p := &c.pend
-	entries, err := c.fetch(c.call(p.ks, c.readLevel), p.keys)
-	if err != nil {
-		for range p.keys {
-			c.refuse(err)
+	before, sent := len(c.out.buf), 0
+	for done := 0; done < len(p.keys); {
+		entries, err := c.first(c.call(p.ks, c.readLevel), p.keys[done:])
+		if err != nil {
+			for range p.keys[done:] {
+				c.refuse(err)
+			}
+			return
 		}
-		return
-	}
-	now, before, sent := c.s.backend.Now(), len(c.out.buf), 0
-	for i := range entries {
-		on := &p.onRead[i]
-		on.reply(c, &entries[i], entries[i].Live(now), on.a, on.b)
-		if len(c.out.buf) > maxIdleReply {
-			sent += len(c.out.buf) - before
-			before = 0
-			c.flush()
+		now := c.s.backend.Now()
+		for i := range entries {
+			on := &p.onRead[done+i]
+			on.reply(c, &entries[i], entries[i].Live(now), on.a, on.b)
+			if len(c.out.buf) > maxIdleReply {
+				sent += len(c.out.buf) - before
+				before = 0
+				c.flush()
+			}
 		}
+		done += len(entries)
 	}
 	p.resize(sent + len(c.out.buf) - before)
 }
@@ -255,6 +259,20 @@ func (c *conn) fetch(call api.Call, keys [][]byte) ([]fulcrum.Entry, error) {
 	entries, receipt, err := c.s.backend.Read(ctx, call, keys)
 	c.note(receipt)
 	if err == nil && len(entries) != len(keys) {
+		err = fulcrum.Errorf(fulcrum.CodeInternal, "%d entries for %d keys", len(entries), len(keys))
+	}
+	return entries, err
+}
+
+// first is fetch, but perhaps of the first keys only: of one at least, and of fewer than
+// all where the values are large.
+func (c *conn) first(call api.Call, keys [][]byte) ([]fulcrum.Entry, error) {
+	ctx := c.deadline()
+	defer ctx.cancel()
+	call.First = true
+	entries, receipt, err := c.s.backend.Read(ctx, call, keys)
+	c.note(receipt)
+	if err == nil && (len(entries) == 0 || len(entries) > len(keys)) {
 		err = fulcrum.Errorf(fulcrum.CodeInternal, "%d entries for %d keys", len(entries), len(keys))
 	}
 	return entries, err

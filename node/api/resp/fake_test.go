@@ -37,6 +37,7 @@ type fake struct {
 	before func(ctx context.Context, keyspace string, writes []fulcrum.Write) error // may fail a call
 	refuse map[string]error                                                         // by key: Result.Err
 	txns   []api.Txn
+	first  int // answers to reads that want no more than the first keys; 0: all
 }
 
 func newFake() *fake {
@@ -176,6 +177,9 @@ func (f *fake) Read(ctx context.Context, c api.Call, keys [][]byte) ([]fulcrum.E
 	for i, k := range keys {
 		entries[i] = f.data[c.Keyspace][string(k)]
 		r.Found = entries[i].Live(f.now)
+	}
+	if f.first > 0 && c.First {
+		entries = entries[:min(f.first, len(entries))]
 	}
 	return entries, r, nil
 }

@@ -31,7 +31,7 @@ func (c *conn) readAll(keys [][]byte, level consistency.Level) ([]fulcrum.Entry,
 	all, bytes := make([]fulcrum.Entry, 0, len(keys)), 0
 	for len(keys) > 0 {
 		n := min(len(keys), maxReads, max(1, c.pend.readCap))
-		entries, err := c.fetch(c.call(ks, level), keys[:n])
+		entries, err := c.first(c.call(ks, level), keys[:n])
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +41,7 @@ func (c *conn) readAll(keys [][]byte, level consistency.Level) ([]fulcrum.Entry,
 		if bytes > c.s.opt.MaxReplyBytes {
 			return nil, fulcrum.Errorf(fulcrum.CodeTooLarge, "the reply would be larger than %d bytes", c.s.opt.MaxReplyBytes).WithHint("ask for fewer keys")
 		}
-		all, keys = append(all, entries...), keys[n:]
+		all, keys = append(all, entries...), keys[len(entries):]
 	}
 	return all, nil
 }

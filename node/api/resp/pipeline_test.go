@@ -369,3 +369,21 @@ func TestKeysOutliveTheirCommands(t *testing.T) {
 		}
 	}
 }
+
+// Reads that are answered in parts give the replies of reads that are answered at once.
+func TestReadsInParts(t *testing.T) {
+	for first := range 5 {
+		f := newFake()
+		f.first = first
+		_, addr := serve(t, Options{Backend: f})
+		s := connect(t, addr)
+		s.pipeline("SELECT 0", "SET a 1", "SET c 3", "SET d 44")
+		f.reads = nil
+		got := s.pipeline("GET a", "GET b", "STRLEN d", "GET c", "TTL a", "GET d", "MGET d b a c", "EXISTS a b c")
+		check(t, fmt.Sprintf("%d at a time", first), got,
+			[]string{"$1\n1", "$-1", ":2", "$1\n3", ":-1", "$2\n44", "*4\n$2\n44\n$-1\n$1\n1\n$1\n3", ":2"})
+		if first == 1 && len(f.reads) != 6+4+3 {
+			t.Errorf("calls of %v keys", f.reads)
+		}
+	}
+}
