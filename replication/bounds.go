@@ -63,7 +63,7 @@ func CostOf(writes []fulcrum.Write, results []fulcrum.Result) (c Cost) {
 // refuse says which bound c is over.
 func (c Cost) refuse(b Bounds) *fulcrum.Error {
 	if b.Written > 0 && c.Written > b.Written {
-		return fulcrum.Errorf(fulcrum.CodeTooLarge, "the request would write more than %d bytes, which is the limit of one request: the whole key and value of each key that it changes count", b.Written).
+		return fulcrum.Errorf(fulcrum.CodeTooLarge, "the request would write more than %d bytes, which is the limit of one request: each operation counts with the whole key and value that it leaves", b.Written).
 			WithHint("nothing was done; change fewer keys at a time, or smaller ones")
 	}
 	return fulcrum.Errorf(fulcrum.CodeTooLarge, "the answer would be larger than %d bytes, which is the limit of one request: the values that it returns count", b.Answer).
