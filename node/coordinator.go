@@ -181,18 +181,22 @@ type writing struct {
 // some is what is sent at once of writes that have nothing to do with each other: no more
 // than one request to a group may hold.
 func (p *writing) some() []fulcrum.Write {
-	n, size := 0, 0
-	for n < len(p.ws) {
-		size += len(p.ws[n].Key) + len(p.ws[n].Value) + len(p.ws[n].Expect) + 64
-		if n++; size > maxPartBytes {
-			break
+	size := 0
+	for n := range p.ws {
+		w := &p.ws[n]
+		if size += len(w.Key) + len(w.Value) + len(w.Expect) + writeRoom; n > 0 && size > maxPartBytes {
+			return p.ws[:n]
 		}
 	}
-	return p.ws[:n]
+	return p.ws
 }
 
-// maxPartBytes with one large value more is still less than replication.MaxWritten.
-const maxPartBytes = 3 << 20
+// writeRoom is more than a write takes besides its key and its values; a request that is
+// within maxPartBytes by this measure is one that every group takes.
+const (
+	writeRoom    = 64
+	maxPartBytes = replication.MaxWritten - 64<<10
+)
 
 // writeShard does writes to one shard. A group may do the first of them only, when all
 // come to too much at once: then the rest follows, in order. Once some are done, an error

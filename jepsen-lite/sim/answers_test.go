@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 
 	"fulcrum"
@@ -91,7 +92,7 @@ func TestLargeAnswersToChanges(t *testing.T) {
 	for _, mode := range []consistency.Mode{consistency.Raft, consistency.LeaderFollower} {
 		t.Run(mode.String(), func(t *testing.T) {
 			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
-				const keys = 40
+				const keys = 24
 				l := largeValues(t, c, "k", mode)
 				l.fill(keys)
 				for name, w := range map[string]fulcrum.Write{
@@ -164,7 +165,7 @@ func TestLargeValuesAreReadThroughAnyNode(t *testing.T) {
 	for _, mode := range []consistency.Mode{consistency.Raft, consistency.Quorum, consistency.LeaderFollower} {
 		t.Run(mode.String(), func(t *testing.T) {
 			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
-				const n = 40
+				const n = 24
 				l := largeValues(t, c, "k", mode)
 				l.fill(n)
 				l.all("a short one", each(n, fulcrum.Write{Op: fulcrum.OpPut, Value: []byte("short"), Quiet: true})[7:8])
@@ -215,5 +216,39 @@ func (l large) read(at fulcrum.NodeID, call api.Call, keys [][]byte, absent stri
 			}
 		}
 		rest = rest[len(entries):]
+	}
+}
+
+// Many transactions at once, of which the leader has room for a few at a time, are each
+// done once.
+func TestLargeTransactionsAtOnceAreEachDoneOnce(t *testing.T) {
+	for _, mode := range []consistency.Mode{consistency.Raft, consistency.LeaderFollower} {
+		t.Run(mode.String(), func(t *testing.T) {
+			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+				const keys, txns = 6, 12
+				l := largeValues(t, c, "k", mode)
+				l.value = l.value[:len(l.value)-txns]
+				l.fill(keys)
+				var mu sync.Mutex
+				seen := map[int]bool{}
+				var wg sync.WaitGroup
+				for i := range txns {
+					wg.Go(func() {
+						reply, err := l.txn(c.Names()[i%4], each(keys, fulcrum.Write{Op: fulcrum.OpAppend, Value: []byte("y"), NoValue: true, NoOld: true}))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						seen[reply.Results[0].Length-len(l.value)] = true
+					})
+				}
+				wg.Wait()
+				if len(seen) != txns || !seen[1] || !seen[txns] {
+					t.Errorf("bytes appended: %v", seen)
+				}
+			})
+		})
 	}
 }
