@@ -147,6 +147,46 @@ func TestARoundThatHangsHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// Groups whose rounds take a hundred times as long, as those of replicas far away do, cost
+// the others of their line little.
+func TestSlowGroupsAreNotTheMeasureOfFastOnes(t *testing.T) {
+	rounds := func(t *testing.T, slow int) (n int) {
+		synctest.Test(t, func(t *testing.T) {
+			r := NewRounds()
+			key := lineKey{kind: entries}
+			end := time.Now().Add(2 * time.Second)
+			client := func(c *cart) { // ten of them come back as soon as they are answered
+				c.start = func(items []int) {
+					c.note(items)
+					time.AfterFunc(c.takes, func() {
+						c.end()
+						for range items {
+							if time.Now().Before(end) {
+								_ = c.enter(0)
+							}
+						}
+					})
+				}
+				for range 10 {
+					_ = c.enter(0)
+				}
+			}
+			fast := newCart(r, key, 100, time.Millisecond)
+			client(fast)
+			for range slow {
+				client(newCart(r, key, 100, 100*time.Millisecond))
+			}
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			n = fast.rounds()
+		})
+		return n
+	}
+	if alone, beside := rounds(t, 0), rounds(t, 3); beside < alone*3/4 {
+		t.Errorf("%d rounds beside slow groups, %d alone", beside, alone)
+	}
+}
+
 // Rounds that end while they begin are begun one after the other, not inside each other.
 func TestRoundsThatEndAtOnceDoNotNest(t *testing.T) {
 	r := NewRounds()
