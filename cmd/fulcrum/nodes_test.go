@@ -119,7 +119,14 @@ func TestNodesAreLiveOnceTheyAreUp(t *testing.T) {
 	c.must("node", "add")
 	look("one more")
 	c.must("node", "stop", "n2")
-	time.Sleep(5 * time.Second) // longer than its lease
+	eventually(t, time.Minute, "n2 is missed", func() error { // its lease has ended
+		for _, n := range c.status("n1").Nodes {
+			if n.Name == "n2" && n.Live {
+				return errors.New("it is live")
+			}
+		}
+		return nil
+	})
 	c.must("node", "start", "n2")
 	look("one back")
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/node/api"
+	"fulcrum/node/api/http/apitest"
 )
 
 // slowReader serves n, and opens a watch whose connection the reader can leave alone.
@@ -42,6 +44,18 @@ func slowReader(t *testing.T, n *node) *stream {
 	return s
 }
 
+// ending is a backend that tells when a watch of it has ended.
+type ending struct {
+	*apitest.Backend
+	ended chan error
+}
+
+func (e ending) Watch(ctx context.Context, c api.Call, req api.Watch, emit func(api.WatchBatch) error) error {
+	err := e.Backend.Watch(ctx, c, req, emit)
+	e.ended <- err
+	return err
+}
+
 // writeMany makes requests of so many writes, of a KiB each.
 func (n *node) writeMany(t *testing.T, requests, writes int) {
 	t.Helper()
@@ -60,10 +74,18 @@ func (n *node) writeMany(t *testing.T, requests, writes int) {
 // A reader that takes nothing for long finds, when it comes back, what it was sent, then
 // why there is no more, and from where to go on.
 func TestSlowReaderIsTold(t *testing.T) {
-	n := newNode(t, func(o *Options) { o.ReaderPatience = 200 * time.Millisecond })
+	ended := make(chan error, 1)
+	n := newNode(t, func(o *Options) {
+		o.ReaderPatience = 200 * time.Millisecond
+		o.Backend = ending{o.Backend.(*apitest.Backend), ended}
+	})
 	s := slowReader(t, n)
-	n.writeMany(t, 20_000, 1)   // more than the buffers of the connection hold
-	time.Sleep(2 * time.Second) // real time, well behind its patience
+	n.writeMany(t, 20_000, 1) // more than the buffers of the connection hold
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("the reader has not been given up after a minute")
+	}
 	last, events := "", 0
 	for ; ; events++ {
 		e, err := s.read()
