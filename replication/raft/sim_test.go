@@ -120,7 +120,7 @@ func (s *sim) tune() {
 func (s *sim) narrow() {
 	d := s.diceFor(6)
 	if d.chance(50) {
-		s.tuning.MaxAppendBytes = 1 << uint(9+d.IntN(12))
+		s.tuning.MaxAppendBytes = 1 << uint(7+d.IntN(8))
 	}
 	if !d.chance(30) {
 		return
