@@ -45,7 +45,9 @@ func TestNodesByCommand(t *testing.T) {
 		if out := c.must("status", "-o", "table"); !strings.Contains(out, "n2") {
 			t.Errorf("status: %s", out)
 		}
-		eventually(t, 20*time.Second, "writes without n2", func() error { return c.try("put", "-k", "cp", "0"+"0", "v") })
+		eventually(t, 20*time.Second, "writes without n2", func() error { // one that is sent to n2 before another leads has no answer
+			return c.try("put", "-k", "cp", "--timeout", "3s", "00", "v")
+		})
 		c.must("node", step[1], "n2")
 		intact("after " + step[0] + " and " + step[1])
 	}
