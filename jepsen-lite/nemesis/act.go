@@ -268,7 +268,8 @@ func (d *duplicating) end(ctx context.Context) (string, error) { return "", d.x.
 // switching changes the keyspace's mode. It is not undone: a mode is no fault.
 type switching struct {
 	base
-	to string
+	to      string
+	unheard bool // nobody said that it has begun, and it may
 }
 
 func (s *switching) begin(ctx context.Context) (string, error) {
@@ -280,25 +281,28 @@ func (s *switching) begin(ctx context.Context) (string, error) {
 		return s.Value, fulcrum.Errorf(fulcrum.CodeConflict, "keyspace %s is still on its way from %s to %s", s.x.keyspace, now, target)
 	}
 	to := s.Modes[(slices.Index(s.Modes, now)+1)%len(s.Modes)] // a mode that is not listed goes to the first
-	if err := s.x.c.Switch(ctx, s.x.keyspace, to); err != nil {
-		return now + " to " + to, err
+	err = s.x.c.Switch(ctx, s.x.keyspace, to)
+	if s.unheard = err != nil && (errors.Is(err, context.DeadlineExceeded) || fulcrum.AsError(err).Maybe); err == nil || s.unheard {
+		s.to = to
 	}
-	s.to = to
-	return now + " to " + to, nil
+	return now + " to " + to, err
 }
 
-// end waits until the switch is done. It is the last of its round to end: the other
-// faults may hold it up.
+// end waits until the switch is done, also one that was asked for in vain as it seemed. It
+// is the last of its round to end: the other faults may hold it up.
 func (s *switching) end(ctx context.Context) (string, error) {
 	if s.to == "" {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, undoTime/2)
 	defer cancel()
-	for {
+	for began := time.Now(); ; {
 		now, target, err := s.x.c.Mode(ctx, s.x.keyspace)
-		if err == nil && now == s.to {
+		switch {
+		case err == nil && now == s.to:
 			return "done", nil
+		case err == nil && target != s.to && s.unheard && time.Since(began) > begunTime:
+			return "", nil
 		}
 		if !sleep(ctx, pollTime) {
 			return "", fmt.Errorf("the switch to %s is not done: it is %s, on its way to %s: %w", s.to, now, target, errors.Join(err, ctx.Err()))

@@ -1,6 +1,7 @@
 package nemesis_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +59,48 @@ func TestASwitchComesWhileAReplicaIsAway(t *testing.T) {
 			t.Errorf("%d switches in %d steps, after %d of which the replica was back at once", switches, len(p.Steps), early)
 		}
 	})
+}
+
+// A switch that nobody answered for has bitten when it comes late, and one that was refused
+// has not.
+func TestASwitchThatNobodyAnsweredForCounts(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		bad  func(f *fake)
+		hits int64
+	}{
+		{"late", func(f *fake) { f.late = true }, 1},
+		{"never", func(f *fake) { f.failOn = failing("switch", context.DeadlineExceeded) }, 0},
+		{"refused", func(f *fake) { f.failOn = failing("switch", fulcrum.ErrConflict) }, 0},
+	} {
+		for _, name := range []string{"switch", "switch-behind"} {
+			t.Run(tc.name+" "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newFake(3)
+					tc.bad(f)
+					p := plan(t, f, 3, time.Minute, name)
+					for i := range p.Steps {
+						p.Steps[i].For = p.Steps[i].Every + fulcrum.Duration(time.Second)
+					}
+					for _, e := range run(t, t.Context(), p, f).Events {
+						if e.F == "stop" && (e.Hits != tc.hits || e.Hits == 0 && e.Value == "done") {
+							t.Errorf("%d hits, %q, %s; want %d", e.Hits, e.Value, e.Error, tc.hits)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// failing fails what begins with a word.
+func failing(word string, err error) func(what string) error {
+	return func(what string) error {
+		if strings.HasPrefix(what, word) {
+			return err
+		}
+		return nil
+	}
 }
 
 // one returns the fault of that kind, nil when there is none.

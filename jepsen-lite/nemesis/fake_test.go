@@ -20,6 +20,7 @@ type fake struct {
 	cannot string // what it cannot do
 	refuse bool   // a node with a flipped bit does not start
 	dies   bool   // a node with a flipped bit ends a second after it was started
+	late   bool   // who asks for a switch hears nothing, and it begins two seconds later
 
 	mu        sync.Mutex
 	down      map[fulcrum.NodeID]bool
@@ -191,9 +192,20 @@ func (f *fake) Mode(ctx context.Context, _ string) (now, target string, err erro
 
 func (f *fake) Switch(ctx context.Context, _, mode string) error {
 	return f.do(ctx, "switch "+mode, func() error {
-		f.mode = mode
-		f.hits["switch"]++
-		return nil
+		change := func() {
+			f.mode = mode
+			f.hits["switch"]++
+		}
+		if !f.late {
+			change()
+			return nil
+		}
+		time.AfterFunc(2*time.Second, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			change()
+		})
+		return context.DeadlineExceeded
 	})
 }
 

@@ -19,6 +19,7 @@ const (
 	beginTime = 15 * time.Second // for a fault to be set
 	undoTime  = 2 * time.Minute  // for the faults of a round to be undone, also after ctx ended
 	leaseOver = 6 * time.Second  // after which a dead node's lease is over
+	begunTime = 3 * time.Second  // for a switch to be seen that nobody said had begun
 	comesBack = 6 * time.Second  // what a started node is given to be there, or to give up
 	pollTime  = 100 * time.Millisecond
 	stagger   = 200 * time.Millisecond // between the beginnings of one round: a crash meets what a slow disk held up
