@@ -122,6 +122,9 @@ func (c *core) reconcile(m snapshotMeta) error {
 	}
 	first, last := c.store.First(), c.store.Last()
 	e, ok := c.store.entry(m.Index)
+	if c.silent() { // it cannot be read, which is not the same as missing
+		return <-c.failed
+	}
 	c.snaps.set(m)
 	if m.Index+1 == first || ok && e.Term == m.Term {
 		return nil

@@ -285,8 +285,12 @@ func (s *store) compact(before uint64) error {
 	return nil
 }
 
-// reset empties the log: it begins behind a snapshot.
+// reset empties the log: it begins behind a snapshot. Not when something could not be read:
+// what seems to be missing may be there, and have been promised to others.
 func (s *store) reset(snap position) error {
+	if s.failed.Load() {
+		return errFailed
+	}
 	s.mu.Lock()
 	s.first = max(s.first, s.last+1) // before the disk: see compact
 	s.mu.Unlock()

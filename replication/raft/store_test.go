@@ -309,3 +309,49 @@ func TestDurableIsWhatStandsThereNow(t *testing.T) {
 		t.Errorf("durable up to %d, want 9", got)
 	}
 }
+
+// A store that could not read a record changes nothing in the log any more, whatever it is
+// asked for: what it took for missing may be there.
+func TestAStoreThatFailedLeavesTheLogAlone(t *testing.T) {
+	for name, change := range map[string]func(*store) error{
+		"reset":    func(s *store) error { return s.reset(position{9, 1}) },
+		"cut":      func(s *store) error { return s.cut(2) },
+		"append":   func(s *store) error { return s.begin(commands(5, 5, 1), func() {}) },
+		"set hard": func(s *store) error { return s.setHard(protocol.HardState{Term: 2}) },
+		"compact": func(s *store) error {
+			s.snapshotTaken(position{4, 1})
+			_ = s.compact(3)
+			return errFailed // it has no errors to tell: nothing is missing in the log then
+		},
+	} {
+		log := &badLog{Log: replicationtest.NewLog()}
+		s, failures := newStore(t, log, 0)
+		keep(t, s, commands(1, 4, 1)...)
+		log.bad = true
+		if _, ok := s.entry(3); ok || len(*failures) != 1 {
+			t.Fatalf("%s: an entry was read that cannot be, failures %v", name, *failures)
+		}
+		if err := change(s); !errors.Is(err, errFailed) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if first, last := log.First(), log.Last(); first != 1 || last != 4 {
+			t.Errorf("%s: the log is [%d, %d] now", name, first, last)
+		}
+		if b, _ := log.Meta(metaHard); b != nil {
+			t.Errorf("%s: term and vote are stored", name)
+		}
+	}
+}
+
+// badLog is a log that cannot be read while it is bad.
+type badLog struct {
+	*replicationtest.Log
+	bad bool
+}
+
+func (l *badLog) Range(lo, hi uint64, f func(index uint64, record []byte) error) error {
+	if l.bad {
+		return errors.New("input/output error")
+	}
+	return l.Log.Range(lo, hi, f)
+}
