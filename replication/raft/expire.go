@@ -77,6 +77,7 @@ type schedule struct {
 	every   time.Duration // sweepEvery, but for tests
 	scan    bool          // a scan is under way, or wanted
 	next    []byte        // where it goes on
+	scans   uint64        // how many were begun
 	moved   signal        // something may be due earlier than it was
 }
 
@@ -167,6 +168,7 @@ func (s *schedule) take(now int64) (keys []dueKey, next int64) {
 // later is offered. The caller holds mu.
 func (s *schedule) begin() {
 	s.due, s.horizon, s.tombs, s.scan, s.next = nil, 0, 0, true, nil
+	s.scans++
 }
 
 // restart forgets everything: another State has taken the place of the one it knew.
@@ -181,7 +183,7 @@ func (s *schedule) restart() {
 // at now are taken like keys that are.
 func (s *schedule) page(st replication.State, now int64) (read bool, err error) {
 	s.mu.Lock()
-	wanted, from := s.scan, s.next
+	wanted, from, scan := s.scan, s.next, s.scans
 	s.mu.Unlock()
 	if !wanted {
 		return false, nil
@@ -204,8 +206,8 @@ func (s *schedule) page(st replication.State, now int64) (read bool, err error) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !bytes.Equal(s.next, from) {
-		return true, nil // begun anew meanwhile
+	if s.scans != scan {
+		return true, nil // begun anew meanwhile, of another State perhaps
 	}
 	s.scan = n == scanPage
 	s.next = append(bytes.Clone(last), 0)
