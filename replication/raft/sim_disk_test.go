@@ -28,7 +28,9 @@ type simDisk struct {
 	written []change // behind what is durable, in order
 	told    []change // durable, whoever waits does not know yet
 	stalled time.Time
-	err     error // the life is over: the disk has failed, or crashed
+	bad     uint64 // the record there cannot be read in this life; 0: all can
+	met     bool   // that was tried
+	err     error  // the life is over: the disk has failed, or crashed
 	ended   chan struct{}
 	work    chan struct{} // holds one: something was written
 	tell    chan struct{} // holds one: something is durable
@@ -331,11 +333,37 @@ func (d *simDisk) fail(err error) picture {
 	return d.stable.clone()
 }
 
-// failed reports whether the disk has, not the machine.
+// failed reports whether the disk has, not the machine, or could not be read.
 func (d *simDisk) failed() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err == errSimDisk
+	return d.err == errSimDisk || d.met
+}
+
+// spoil lets one record be unreadable for the rest of this life, most often that at the place of
+// the snapshot. Nothing else is wrong: what is written still counts.
+func (d *simDisk) spoil() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if at := d.now.covered(); at > d.now.base && d.dice.chance(60) {
+		d.bad = at
+	} else if n := len(d.now.records); n > 0 {
+		d.bad = d.now.base + 1 + uint64(d.dice.IntN(n))
+	}
+}
+
+// mend ends spoil.
+func (d *simDisk) mend() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.bad = 0
+}
+
+// unreadable: a read of lo..hi fails. The caller holds mu.
+func (d *simDisk) unreadable(lo, hi uint64) bool {
+	is := d.bad > 0 && lo <= d.bad && d.bad <= hi && d.now.at(d.bad) != nil
+	d.met = d.met || is
+	return is
 }
 
 func (d *simDisk) stall(until time.Time) {
@@ -411,6 +439,9 @@ func (d *simDisk) Get(index uint64) ([]byte, error) {
 	if d.err != nil {
 		return nil, d.err
 	}
+	if d.unreadable(index, index) {
+		return nil, errSimDisk
+	}
 	if r := d.now.at(index); r != nil {
 		return bytes.Clone(r), nil
 	}
@@ -422,6 +453,9 @@ func (d *simDisk) Range(lo, hi uint64, f func(index uint64, record []byte) error
 	d.moment()
 	d.mu.Lock()
 	p, err := d.now.clone(), d.err
+	if err == nil && d.unreadable(lo, hi) {
+		err = errSimDisk
+	}
 	d.mu.Unlock()
 	if err != nil {
 		return err

@@ -126,6 +126,9 @@ func (m *simMember) start() {
 	if s.grouped {
 		m.state = m.state.Crash()
 	}
+	if !s.calmed.Load() && m.disk.chance(10) {
+		m.disk.spoil()
+	}
 	l.disk, m.life = m.disk, l
 	m.mu.Unlock()
 	s.tracef("%s: starts, its log is [%d, %d], the snapshot at %d", l, l.disk.First(), l.disk.Last(), l.disk.covered())

@@ -197,6 +197,7 @@ func (s *sim) calm() {
 	s.mu.Unlock()
 	s.heal()
 	for _, m := range s.members {
+		m.log().mend()
 		if l := m.current(); l != nil && l.disk.failed() {
 			m.crash() // whoever watches over the machine restarts it
 		}
