@@ -29,6 +29,9 @@ func (r *Replica) Queues() Queues { return r.core.queues() }
 // Queues is safe to call at any time.
 func (g *Group) Queues() Queues { return g.core.queues() }
 
+// Servers is what Replica's is.
+func (g *Group) Servers() []Server { return (&Replica{g.core}).Servers() }
+
 func (c *core) queues() (q Queues) {
 	q.Requests, q.Reads = c.queue.len(), c.reads.len()+c.asks.len()
 	q.CacheLimit = c.store.bounds.cache

@@ -46,23 +46,63 @@ type simGroup struct {
 	life *simLife
 }
 
-func (g simGroup) Servers() (out []raft.Server) {
-	for _, m := range g.life.m.s.members {
-		out = append(out, raft.Server{Node: m.id, Voter: true})
-	}
-	return out
-}
-
 func (g simGroup) Propose(ctx context.Context, cmd []byte) (any, error) {
 	id, _ := decodeCommand(cmd)
-	w := fulcrum.Write{Op: fulcrum.OpPut, Key: keyOf(id), Value: cmd, Quiet: id%2 == 0}
-	if _, err := g.Write(ctx, replication.WriteRequest{Writes: []fulcrum.Write{w}}); err != nil {
-		return nil, err
+	req := replication.WriteRequest{Writes: []fulcrum.Write{{Op: fulcrum.OpPut, Key: keyOf(id), Value: cmd, Quiet: id%2 == 0}}}
+	again := 0
+	if id%3 == 0 {
+		req.ID, again = fulcrum.RequestID(fmt.Sprint("request ", id)), int(id%4)
 	}
 	s := g.life.m.s
+	version, err := g.once(ctx, req, again)
+	if err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.record.commands[id].place, nil
+	place := s.record.commands[id].place
+	if place > 0 && s.record.history[place].index != version {
+		s.failLocked("%s: command %d is answered as version %d, it has %d", g.life, id, version, s.record.history[place].index)
+	}
+	return place, nil
+}
+
+// once makes a request. One with an id it makes again, elsewhere, while the outcome is unknown
+// and then so often: it takes effect once, and its answer stays the same.
+func (g simGroup) once(ctx context.Context, req replication.WriteRequest, again int) (version uint64, err error) {
+	s, maybe := g.life.m.s, false
+	for there, tries := g, 0; ; tries++ {
+		reply, err := there.Write(ctx, req)
+		switch {
+		case there.life.over(): // nobody hears of it
+			maybe, err = true, errSimCrash
+		case err == nil:
+			v := reply.Results[0].Entry.Version.Time
+			if again--; version > 0 && v != version {
+				s.failf("%s: request %q is answered as version %d, and before as %d", there.life, req.ID, v, version)
+			}
+			version = v
+		case version == 0 && !maybe && !fulcrum.AsError(err).Maybe:
+			return 0, err
+		default:
+			maybe = true
+		}
+		if version > 0 && again < 0 || req.ID == "" {
+			return version, err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+			if next := s.members[(g.life.m.at+tries)%len(s.members)].up(); next != nil {
+				there = next.replica.(simGroup)
+			}
+			continue
+		case <-ctx.Done():
+		}
+		if version > 0 {
+			return version, nil
+		}
+		return 0, fulcrum.Errorf(fulcrum.CodeUnknown, "%v", err)
+	}
 }
 
 func keyOf(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
@@ -180,7 +220,7 @@ func (l *simLife) openGroup() (simReplica, error) {
 	env.Rand = rand.New(rand.NewPCG(d.next(), d.next()))
 	l.state = l.openState()
 	env.State, env.Hints = l.state, replicationtest.NewState()
-	g, err := raft.Open(env, raft.Options{Tuning: s.tuning})
+	g, err := raft.Open(env, raft.Options{Tuning: s.tuning, Changes: l.m.told})
 	if err != nil {
 		return nil, fmt.Errorf("open the group: %w", err)
 	}

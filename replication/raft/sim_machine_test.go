@@ -187,6 +187,7 @@ type simRecord struct {
 	shown     uint64            // commands that were acknowledged, or seen by a read
 
 	acks, refusals, unknown, reads, restores, lives, parts int
+	told, compacted                                        int // of watches
 }
 
 type simBallot struct {

@@ -22,11 +22,13 @@ type simMember struct {
 	at    int
 	lives int
 	wipes int
+	dead  bool // the last life ended with its machine
 	first bool // it has the group's first configuration
 
 	mu    sync.Mutex
 	disk  *simDisk               // of this life, or of the last one
 	state *replicationtest.State // of a Group
+	told  *raft.Changes          // what watches are told: it outlives a life that a machine outlives
 	life  *simLife               // nil: down
 }
 
@@ -209,6 +211,9 @@ func (m *simMember) crash() {
 		return
 	}
 	close(l.dead)
+	m.mu.Lock()
+	m.dead = true
+	m.mu.Unlock()
 	l.disk.fail(errSimCrash)
 	if m.state != nil {
 		m.state.FailWith(errSimCrash)

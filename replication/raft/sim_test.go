@@ -37,6 +37,7 @@ type sim struct {
 
 	nonVoters []fulcrum.NodeID
 	grouped   bool // the replicas are a raft.Group, over a state that is durable by itself
+	watches   []*simWatch
 	faults    simFaults
 	outcomes  bool // only what goes wrong counts, not what is forbidden because it might
 	logging   bool // the replicas' own messages are in the trace
@@ -95,6 +96,7 @@ func newInstanceSim(seed uint64, f simFaults) *sim {
 	}
 	s.tune()
 	s.narrow()
+	s.forgetful()
 	for i := range simMost {
 		s.slow = append(s.slow, 100*time.Microsecond+d.upTo(8*time.Millisecond))
 		for j := range simMost {
@@ -113,6 +115,13 @@ func (s *sim) tune() {
 		SnapshotEntries: 1 + uint64(d.IntN(40)), SnapshotBytes: 1 << uint(9+d.IntN(8)), TrailingEntries: 1 + uint64(d.IntN(20)),
 		HoldBytes: 1 << uint(8+d.IntN(8)), MaxAppendEntries: 1 + d.IntN(8), BatchRequests: 1 + d.IntN(4), BatchBytes: 1 << uint(7+d.IntN(6)),
 		Queue: 2 + d.IntN(16), Reads: 2 + d.IntN(16), CacheBytes: 1 << uint(7+d.IntN(5))}
+}
+
+// forgetful lets a Group keep few changes for watches, and tell them in small pieces.
+func (s *sim) forgetful() {
+	if d := s.diceFor(8); d.chance(60) {
+		s.tuning.ChangeEvents, s.tuning.ChangePiece = 4+d.IntN(100), 1<<uint(7+d.IntN(6))
+	}
 }
 
 // narrow makes links slow, where a large entry takes longer than a call may, and appends
@@ -151,6 +160,11 @@ func (s *sim) populate() {
 			m.begin()
 		}
 	}
+	for i := range 2 {
+		if s.grouped {
+			s.watches = append(s.watches, &simWatch{s: s, dice: s.diceFor(7, uint64(i))})
+		}
+	}
 }
 
 func (s *sim) member(id fulcrum.NodeID) *simMember {
@@ -168,6 +182,9 @@ func (s *sim) run() error {
 	for i := range 3 {
 		c := &simClient{s: s, dice: s.diceFor(4, uint64(i))}
 		s.tasks.Go(c.run)
+	}
+	for _, w := range s.watches {
+		s.tasks.Go(w.run)
 	}
 	for end := time.Now().Add(s.lasts); time.Now().Before(end) && !s.hasFailed(); {
 		time.Sleep(s.dice.upTo(600 * time.Millisecond))
@@ -303,6 +320,9 @@ func (s *sim) whatWaits() (what string) {
 }
 
 func (s *sim) checkStates() {
+	for _, w := range s.watches {
+		w.ends()
+	}
 	for _, m := range s.members {
 		if l := m.up(); l != nil && l.state != nil {
 			l.state.checkValues()
@@ -446,12 +466,12 @@ func TestSimulation(t *testing.T) {
 		}
 		sum.acks, sum.refusals, sum.unknown = sum.acks+s.record.acks, sum.refusals+s.record.refusals, sum.unknown+s.record.unknown
 		sum.reads, sum.restores, sum.lives = sum.reads+s.record.reads, sum.restores+s.record.restores, sum.lives+s.record.lives
-		sum.parts += s.record.parts
+		sum.parts, sum.told, sum.compacted = sum.parts+s.record.parts, sum.told+s.record.told, sum.compacted+s.record.compacted
 		virtual += s.lasts
 	}
-	t.Logf("%d seeds, %v in %v: %d writes (%d refused, %d unknown), %d reads, %d lives, %d restores, %d parts of appends", seeds, virtual.Round(time.Second),
-		time.Since(begun).Round(time.Millisecond), sum.acks, sum.refusals, sum.unknown, sum.reads, sum.lives, sum.restores, sum.parts)
-	if sum.acks < 20*seeds || sum.reads < 5*seeds || sum.restores < seeds || sum.parts < seeds {
+	t.Logf("%d seeds, %v in %v: %d writes (%d refused, %d unknown), %d reads, %d lives, %d restores, %d parts of appends, %d changes told, %d times begun anew", seeds, virtual.Round(time.Second),
+		time.Since(begun).Round(time.Millisecond), sum.acks, sum.refusals, sum.unknown, sum.reads, sum.lives, sum.restores, sum.parts, sum.told, sum.compacted)
+	if sum.acks < 20*seeds || sum.reads < 5*seeds || sum.restores < seeds || sum.parts < seeds || sum.told < 5*seeds || sum.compacted < seeds/10 {
 		t.Errorf("too little happens for this to mean anything")
 	}
 }
