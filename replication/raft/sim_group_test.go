@@ -199,11 +199,14 @@ func (st *simState) checkValues() {
 	}
 }
 
-// begin gives a member what all replicas of a group begin with.
+// begin gives a member what all replicas of a group begin with, or a learner nothing.
 func (m *simMember) begin() {
+	m.state = replicationtest.NewState()
+	if m == m.s.learner {
+		return
+	}
 	m.disk.fail(errSimCrash)
 	m.disk = newSimDisk(m.s, 0, 1, picture{base: 1})
-	m.state = replicationtest.NewState()
 	if err := m.state.Rebase(1, nil); err != nil {
 		m.s.failf("%s: %v", m.id, err)
 	}
@@ -214,7 +217,7 @@ func (l *simLife) openGroup() (simReplica, error) {
 	s := l.m.s
 	d := s.diceFor(2, uint64(l.m.at), uint64(l.n))
 	env := l.env()
-	env.Actor, env.Group, env.Epoch, env.Based = uint32(l.m.at+1), 7, 3, true
+	env.Actor, env.Group, env.Epoch, env.Based = uint32(l.m.at+1), 7, 3, l.m != s.learner
 	env.Replicas, env.Zone, env.MaxValue = s.voters, func(fulcrum.NodeID) string { return "z" }, fulcrum.DefaultMaxValue
 	env.Clock = replicationtest.NewClock(time.Now, env.Actor)
 	env.Rand = rand.New(rand.NewPCG(d.next(), d.next()))

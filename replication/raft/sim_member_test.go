@@ -195,7 +195,7 @@ func (l *simLife) hasEnded(what string, err error) {
 	s := l.m.s
 	told := l.ctx.Err() != nil
 	s.tracef("%s: %s ends (told: %v): %v", l, what, told, err)
-	if !told && !l.disk.failed() {
+	if !told && !l.over() && !l.disk.failed() {
 		s.failf("%s: %s ends by itself: %v", l, what, err)
 	}
 	if told && err != nil && !l.over() && !l.disk.failed() {

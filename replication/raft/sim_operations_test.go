@@ -202,14 +202,19 @@ func (s *sim) campaign() {
 	simPeers{from.up()}.Go(to.id, raft.TimeoutNow(), s.tuning.RPC, func([]byte, error) {})
 }
 
-// reconfigure adds, promotes, demotes or removes one member, one at a time.
+// reconfigure adds, promotes, demotes or removes one member, one at a time. A Group has a
+// learner at the most.
 func (s *sim) reconfigure() {
+	if s.grouped {
+		s.learn()
+		return
+	}
 	leader := s.pick(itLeads)
 	if leader == nil || s.changing.Load() {
 		return
 	}
 	l := leader.up()
-	if l == nil || s.grouped {
+	if l == nil {
 		return
 	}
 	m := s.members[s.dice.IntN(len(s.members))]
@@ -263,12 +268,35 @@ func (s *sim) setOut(m *simMember, at time.Time) {
 	s.out[m.at] = removal{at, len(s.record.history)}
 }
 
-// wipe gives an empty disk to a member that was removed.
+// learn has the leader of a Group let a member learn, or let go of it.
+func (s *sim) learn() {
+	m := s.pick(itLeads)
+	if m == nil || s.learner == nil || m.up() == nil || s.changing.Swap(true) {
+		return
+	}
+	l, learners := m.up(), []fulcrum.NodeID{}
+	if s.dice.chance(70) {
+		learners = append(learners, s.learner.id)
+	}
+	s.tracef("%s: is to have %v learn", l, learners)
+	s.tasks.Go(func() {
+		defer s.changing.Store(false)
+		ctx, cancel := context.WithTimeout(l.ctx, 3*time.Second)
+		defer cancel()
+		got, err := l.replica.(simGroup).Learn(ctx, learners)
+		s.tracef("%s: has %v learn: %v, %v", l, learners, got, err)
+	})
+}
+
+// wipe gives an empty disk to a member that was removed, or to a learner.
 func (s *sim) wipe() {
 	if m := s.pick(s.mayBeWiped); m != nil && !s.changing.Load() {
 		m.crash()
 		s.setOut(m, time.Time{})
 		m.wipe()
+		if s.grouped {
+			m.begin()
+		}
 		m.start()
 	}
 }
@@ -279,6 +307,9 @@ func (s *sim) wipe() {
 func (s *sim) mayBeWiped(m *simMember) bool {
 	if s.faults.forgetsAll || s.faults.beginsAnew {
 		return !s.grouped
+	}
+	if s.grouped {
+		return m == s.learner // at any time: nothing that it says counts
 	}
 	s.mu.Lock()
 	out, ok := s.out[m.at], false

@@ -36,7 +36,8 @@ type sim struct {
 	lasts   time.Duration
 
 	nonVoters []fulcrum.NodeID
-	grouped   bool // the replicas are a raft.Group, over a state that is durable by itself
+	grouped   bool       // the replicas are a raft.Group, over a state that is durable by itself
+	learner   *simMember // of a Group; nil: none
 	watches   []*simWatch
 	faults    simFaults
 	outcomes  bool // only what goes wrong counts, not what is forbidden because it might
@@ -145,12 +146,17 @@ func (s *sim) populate() {
 	first := 1 + s.dice.IntN(n)
 	if s.grouped {
 		first = n
+		if n > 3 {
+			first = n - 1 // and a learner
+		}
 	}
 	for i := range n {
 		m := &simMember{s: s, id: fulcrum.NodeID('a' + rune(i)), at: i}
 		switch {
 		case i < first:
 			s.voters, m.first = append(s.voters, m.id), true
+		case s.grouped:
+			s.learner = m
 		case s.dice.chance(30):
 			s.nonVoters, m.first = append(s.nonVoters, m.id), true
 		}
