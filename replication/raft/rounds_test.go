@@ -269,6 +269,14 @@ func everyoneOnce(t *testing.T, rnd *rand.Rand, groups int, closes bool) {
 					t.Errorf("entered at %v, served by a round of %v", it.entered, begun)
 				}
 			}
+			if len(round) > 1 && draw(5) == 0 { // an entry has no room for all
+				all := q.ended()
+				n := draw(len(all) + 1)
+				for _, it := range all[:n] {
+					it.served++
+				}
+				q.back(all[n:])
+			}
 			time.AfterFunc(time.Duration(draw(3000))*time.Microsecond, func() {
 				var again []*item
 				ended := q.ended()
@@ -289,6 +297,13 @@ func everyoneOnce(t *testing.T, rnd *rand.Rand, groups int, closes bool) {
 				it.entered = time.Now()
 				if q.enter(it) != nil {
 					it.served++ // refused
+				}
+			})
+		}
+		for range draw(3) { // who waits is turned away
+			time.AfterFunc(time.Duration(draw(50_000))*time.Microsecond, func() {
+				for _, it := range q.drain() {
+					it.served++
 				}
 			})
 		}
