@@ -168,7 +168,7 @@ func (s *sim) populate() {
 	}
 	for i := range 2 {
 		if s.grouped {
-			s.watches = append(s.watches, &simWatch{s: s, dice: s.diceFor(7, uint64(i))})
+			s.watches = append(s.watches, &simWatch{s: s, dice: s.diceFor(7, uint64(i)), over: make(chan struct{})})
 		}
 	}
 }

@@ -16,15 +16,16 @@ import (
 type simWatch struct {
 	s    *sim
 	dice dice
+	over chan struct{} // closed when run ends
 
 	after consistency.Mark
 	place uint64 // of the command that was told last; 0: none was, since it began anew
 	least uint64 // then: what it is told first is behind this one
 	most  uint64 // then: and not behind this one, for what comes later is all told
-	told  int
 }
 
 func (w *simWatch) run() {
+	defer close(w.over)
 	for !w.s.calmed.Load() {
 		m := w.s.members[w.dice.IntN(len(w.s.members))]
 		if l := m.up(); l != nil {
@@ -34,7 +35,8 @@ func (w *simWatch) run() {
 	}
 }
 
-// ask is one question to a member; gone: what it goes on from is no longer kept there.
+// ask is one question to a member. Where that no longer keeps what it goes on from, it begins
+// anew.
 func (w *simWatch) ask(l *simLife, wait time.Duration, limit int) (err error) {
 	s := w.s
 	anew := w.after.IsZero()
@@ -88,6 +90,7 @@ func (w *simWatch) take(l *simLife, e fulcrum.Event) {
 // ends asks until all is told, now that nothing happens any more.
 func (w *simWatch) ends() {
 	s := w.s
+	<-w.over
 	for until := time.Now().Add(simProgressWithin); !s.hasFailed(); {
 		s.mu.Lock()
 		all := w.place == 0 || w.place == uint64(len(s.record.history))-1
