@@ -309,14 +309,10 @@ const partBytes = 2 << 20
 // alone holds, for each state, everything up to one position and nothing above.
 func (s *Store) commitFrozen(frozen []*state) error {
 	after := make([]standing, len(frozen))
-	err := s.update(func(tx *bbolt.Tx) (err error) {
-		for i, st := range frozen {
-			if after[i], err = st.write(tx); err != nil {
-				return fmt.Errorf("state of group %d: %w", st.key.group, err)
-			}
-		}
-		return nil
-	})
+	err := s.tighten()
+	if err == nil {
+		err = s.writeFrozen(frozen, after)
+	}
 	for i, st := range frozen {
 		if err != nil {
 			st.thaw()
@@ -325,4 +321,16 @@ func (s *Store) commitFrozen(frozen []*state) error {
 		}
 	}
 	return err
+}
+
+// writeFrozen fills after with where the states stand then.
+func (s *Store) writeFrozen(frozen []*state, after []standing) error {
+	return s.update(func(tx *bbolt.Tx) (err error) {
+		for i, st := range frozen {
+			if after[i], err = st.write(tx); err != nil {
+				return fmt.Errorf("state of group %d: %w", st.key.group, err)
+			}
+		}
+		return nil
+	})
 }

@@ -204,6 +204,9 @@ func (l *groupLog) prepare(last, from uint64, records [][]byte) (*pebble.Batch, 
 
 // wrote shows records up to last, and has them synced if nobody waits for that.
 func (l *groupLog) wrote(d Durability, last uint64) {
+	if d != Fsync && !mutant.On("no-fsync") { // mutant: nor then
+		l.s.loose.Store(true) // before anybody can read them, and put them into a State
+	}
 	l.set(func() { l.last = last })
 	if d == Interval && !l.s.lazy.Swap(true) {
 		notify(l.s.lazyC)

@@ -177,12 +177,7 @@ func (s *Store) syncLazy(_ context.Context) error {
 	if !s.lazy.Swap(false) {
 		return nil
 	}
-	b := s.db.NewBatch()
-	defer s.done(b)
-	if err := b.LogData([]byte{0}, nil); err != nil {
-		return err
-	}
-	if err := s.commit(b, true); err != nil {
+	if err := s.syncLog(); err != nil {
 		if s.disk.failure() != nil {
 			return err
 		}
@@ -190,4 +185,28 @@ func (s *Store) syncLazy(_ context.Context) error {
 		notify(s.lazyC)
 	}
 	return nil
+}
+
+// tighten makes durable what was appended without a sync. A State must not be further on disk
+// than the log that led there: a log that lost its end goes on in another way, and what is
+// written then would be taken for what the State holds already.
+func (s *Store) tighten() error {
+	if !s.loose.Swap(false) {
+		return nil
+	}
+	err := s.syncLog()
+	if err != nil {
+		s.loose.Store(true)
+	}
+	return err
+}
+
+// syncLog makes durable all that was written to the log.
+func (s *Store) syncLog() error {
+	b := s.db.NewBatch()
+	defer s.done(b)
+	if err := b.LogData([]byte{0}, nil); err != nil {
+		return err
+	}
+	return s.commit(b, true)
 }

@@ -106,6 +106,7 @@ type Store struct {
 	wedged  bool        // under pipe: pebble panicked and cannot be closed
 	lazy    atomic.Bool // something was appended for the interval sync
 	lazyC   chan struct{}
+	loose   atomic.Bool // something was appended without a sync, and perhaps not synced since
 	cutC    chan struct{}
 	syncedC chan struct{}
 	dirtyC  chan struct{}

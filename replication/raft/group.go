@@ -2,6 +2,7 @@ package raft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"fulcrum"
@@ -80,7 +81,7 @@ func Open(env replication.Env, opt Options) (*Group, error) {
 	if m.Index == 1 && env.State.Applied() < m.Index {
 		return nil, c.diskError(fmt.Errorf("the state is at %d, but the epoch begins at %d", env.State.Applied(), m.Index))
 	}
-	if err := c.reconcile(m); err != nil {
+	if err := errors.Join(c.reconcile(m), k.agrees()); err != nil {
 		return nil, c.diskError(err)
 	}
 	return &Group{core: c, keeper: k, env: env, changes: opt.Changes}, nil

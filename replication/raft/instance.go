@@ -2,6 +2,8 @@ package raft
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -200,11 +202,8 @@ func (in *instance) carryOut(ready protocol.Ready, now time.Time) {
 	if ready.Store != nil && c.store.setHard(*ready.Store) != nil {
 		return // it has failed, and is heard no more
 	}
-	if ready.Cut {
-		in.dropReplies(ready.CutAt)
-		if c.store.cut(ready.CutAt) != nil {
-			return
-		}
+	if ready.Cut && !in.cutBack(ready.CutAt) {
+		return
 	}
 	if len(ready.Append) > 0 && c.store.begin(ready.Append, in.durable) != nil {
 		return
@@ -223,6 +222,21 @@ func (in *instance) carryOut(ready protocol.Ready, now time.Time) {
 	in.sendAll(ready.Sends, now)
 	in.arm()
 }
+
+// cutBack drops what is behind at from the log; false: the replica must end. What is applied
+// was committed, and is never cut off, unless logs have lost what they had called durable.
+func (in *instance) cutBack(at uint64) bool {
+	if applied := in.applied.Load(); at < applied {
+		_ = in.core.store.broken(fmt.Sprintf("cut the log behind %d", at), fmt.Errorf("%d is applied: %w", applied, errLost))
+		return false
+	}
+	in.dropReplies(at)
+	return in.core.store.cut(at) == nil
+}
+
+// errLost is for a machine that holds what the group's logs do not: a majority of them lost their
+// ends, as they may where a keyspace's durability is not fsync.
+var errLost = errors.New("the log has lost entries that this replica's state holds; the replica must be rebuilt from the others")
 
 // publish lets everybody see what the protocol is now.
 func (in *instance) publish() {

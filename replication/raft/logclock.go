@@ -83,6 +83,12 @@ func (s *clockState) pass(r clockReading, term, index uint64) {
 	}
 }
 
+// contradicts reports whether an entry at index of term is not one that led here: terms never
+// fall along a log, so none up to the last one is of a later term.
+func (s clockState) contradicts(index, term uint64) bool {
+	return index < s.last && term > s.term || index == s.last && term != s.term
+}
+
 // millis is C in milliseconds: what has an ExpireAt at or below it is gone.
 func (s clockState) millis() int64 { return s.now / int64(time.Millisecond) }
 

@@ -202,11 +202,19 @@ func (c *core) learn(in *instance, r confirmation) {
 	}
 }
 
+// has reports whether the machine reflects the log up to index, and the log is known to agree
+// with the leader's as far. The machine alone is no proof: where logs have lost their ends it
+// may hold what the log does not go on with (errLost), which shows when that comes here.
+func (c *core) has(index uint64) bool {
+	in := c.instance.Load()
+	return in != nil && in.commit.Load() >= index && in.applied.Load() >= index && c.machine.applied() >= index
+}
+
 // catchUp waits a little until the machine has applied index. r is what the leader
 // said, if it was asked: while the entry at its commit index is on its way here, it is
 // looked for again and again.
 func (c *core) catchUp(ctx context.Context, index uint64, r confirmation) error {
-	if c.machine.applied() >= index {
+	if c.has(index) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, catchUpPatience)
@@ -215,7 +223,7 @@ func (c *core) catchUp(ctx context.Context, index uint64, r confirmation) error 
 	defer again.Stop()
 	for {
 		moved := c.advanced.wait()
-		if c.machine.applied() >= index {
+		if c.has(index) {
 			return nil
 		}
 		select {

@@ -162,6 +162,17 @@ func (k *keeper) get() progress {
 
 func (k *keeper) applied() uint64 { return k.env.State.Applied() }
 
+// agrees returns an error where the State and the log are of different histories. What comes
+// later apply looks at.
+func (k *keeper) agrees() error {
+	clock, s := k.get().clock, k.core.store
+	at := min(clock.last, s.Last())
+	if term, ok := s.Term(at); ok && at > 0 && clock.contradicts(at, term) {
+		return fmt.Errorf("the state is at %d of term %d, the log has term %d at %d: %w", clock.last, clock.term, term, at, errLost)
+	}
+	return nil
+}
+
 // errFenced is what every request behind the fence gets.
 func errFenced(at replication.Position) *fulcrum.Error {
 	return fulcrum.Errorf(fulcrum.CodeEpoch, "this epoch ended at %d of term %d", at.Index, at.Term)
@@ -174,6 +185,10 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 	from := k.applied()
 	var last uint64
 	for i, l := range logs {
+		if b.prog.clock.contradicts(l.Index, l.Term) {
+			_ = k.core.store.broken(fmt.Sprintf("apply entry %d of term %d", l.Index, l.Term), fmt.Errorf("the state is at %d: %w", from, errLost))
+			return make([]any, len(logs))
+		}
 		if l.Kind != protocol.Command || l.Index <= from {
 			continue
 		}

@@ -108,7 +108,9 @@ func (s *stream) Close() error { return s.view.Close() }
 // the log's meta change in one step (State.Install); reconcile finds the meta there
 // after a crash.
 func (k *keeper) install(m snapshotMeta, r io.Reader) error {
-	if k.applied() >= m.Index && k.applied() > 0 { // in memory: a crash may leave less
+	// What is applied is in memory, of which a crash may leave less. Where it contradicts the
+	// snapshot the logs have lost it (errLost), and what the snapshot has takes its place.
+	if k.applied() >= m.Index && k.applied() > 0 && !k.get().clock.contradicts(m.Index, m.Term) {
 		return k.persist(m)
 	}
 	br := bufio.NewReaderSize(r, chunkBytes)
