@@ -26,8 +26,8 @@ type image struct {
 	data map[string][]byte // of the data directory
 }
 
-// reopen makes a store of a copy.
-func (im image) reopen(t testing.TB) (*Store, error) {
+// mem is a file system that holds a copy of the log, synced.
+func (im image) mem(t testing.TB) *vfs.MemFS {
 	fs := vfs.NewCrashableMem()
 	must(t, fs.MkdirAll("log", 0o700))
 	for name, b := range im.log {
@@ -36,11 +36,28 @@ func (im image) reopen(t testing.TB) (*Store, error) {
 		_, err = f.Write(bytes.Clone(b)) // pebble's memory files garble what they were given, in builds with the race detector
 		must(t, err, f.Sync(), f.Close())
 	}
-	dir := t.TempDir()
-	for name, b := range im.data {
-		must(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
+	for _, dir := range []string{"log", ""} {
+		f, err := fs.OpenDir(dir)
+		must(t, err, f.Sync(), f.Close())
 	}
+	return fs
+}
+
+// reopen makes a store of a copy.
+func (im image) reopen(t testing.TB) (*Store, error) { return im.reopenIn(t, t.TempDir()) }
+
+func (im image) reopenIn(t testing.TB, dir string) (*Store, error) {
+	fs := im.mem(t)
+	im.write(t, dir)
 	return Open(options(dir, fs))
+}
+
+// write puts what is not of the log into a directory, without room for the zeros at the end.
+func (im image) write(t testing.TB, dir string) {
+	for name, b := range im.data {
+		path := filepath.Join(dir, name)
+		must(t, os.WriteFile(path, bytes.TrimRight(b, "\x00"), 0o600), os.Truncate(path, int64(len(b))))
+	}
 }
 
 func take(t testing.TB, fs vfs.FS, dir string) image {

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +20,8 @@ const (
 	syncedFile  = "SYNCED"
 	syncedEvery = time.Second // pace of syncing the file while logs are synced
 	syncedSlot  = 4096        // bytes from one slot to the next: not in the same sector
-	syncedSize  = sumSize + 5*8
+	syncedLogs  = 16          // the newest, more than there are not yet flushed to tables
+	syncedSize  = sumSize + (1+2+2*syncedLogs)*8
 )
 
 // extent is how far a file is known to be on disk.
@@ -28,7 +30,7 @@ type extent struct {
 	bytes  uint64
 }
 
-// synced tells, after a crash, how much of the newest log and manifest had been
+// synced tells, after a crash, how much of the newest logs and manifest had been
 // synced: what is missing of that is damage, and not a torn write. It is a file of
 // two slots, the older of which stays as it is until the newer is on disk. It is
 // written once a second, not with each append, and with each manifest; so it lags,
@@ -46,8 +48,50 @@ type synced struct {
 
 // note is what a slot says; seq counts the writes.
 type note struct {
-	seq           uint64
-	wal, manifest extent
+	seq      uint64
+	manifest extent
+	wals     [syncedLogs]extent // newest first
+}
+
+// words are a note as it is stored.
+func (n *note) words() (all []*uint64) {
+	all = append(all, &n.seq, &n.manifest.number, &n.manifest.bytes)
+	for i := range n.wals {
+		all = append(all, &n.wals[i].number, &n.wals[i].bytes)
+	}
+	return all
+}
+
+// of is how many bytes of a file are known to be on disk.
+func (n *note) of(number uint64, log bool) uint64 {
+	known := []extent{n.manifest}
+	if log {
+		known = n.wals[:]
+	}
+	for _, e := range known {
+		if e.number == number {
+			return e.bytes
+		}
+	}
+	return 0
+}
+
+// reached takes in how far a file is on disk.
+func (n *note) reached(number uint64, log bool, length uint64) {
+	if !log {
+		if number >= n.manifest.number {
+			n.manifest = extent{number, length}
+		}
+		return
+	}
+	at := slices.IndexFunc(n.wals[:], func(e extent) bool { return number >= e.number })
+	switch {
+	case at < 0: // older than all that are known
+		return
+	case n.wals[at].number != number:
+		copy(n.wals[at+1:], n.wals[at:])
+	}
+	n.wals[at] = extent{number, length}
 }
 
 // readSynced returns the newest note, and the slot that does not hold it. It says
@@ -68,9 +112,12 @@ func readSynced(fs vfs.FS, name string) (newest note, free int64, err error) {
 			}
 			return note{}, 0, errors.Join(err, f.Close())
 		}
-		word := func(i int) uint64 { return binary.BigEndian.Uint64(b[sumSize+8*i:]) }
-		if binary.BigEndian.Uint32(b) == crc32.Checksum(b[sumSize:], castagnoli) && word(0) > newest.seq {
-			newest, free = note{word(0), extent{word(1), word(2)}, extent{word(3), word(4)}}, 1-slot
+		var n note
+		for i, word := range n.words() {
+			*word = binary.BigEndian.Uint64(b[sumSize+8*i:])
+		}
+		if binary.BigEndian.Uint32(b) == crc32.Checksum(b[sumSize:], castagnoli) && n.seq > newest.seq {
+			newest, free = n, 1-slot
 		}
 	}
 	return newest, free, f.Close()
@@ -95,13 +142,7 @@ func (s *synced) reached(name string, length int64) {
 	number, log := numberOf(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := &s.note.manifest
-	if log {
-		e = &s.note.wal
-	}
-	if number >= e.number {
-		*e = extent{number, uint64(length)}
-	}
+	s.note.reached(number, log, uint64(length))
 }
 
 // sync puts on disk what is known.
@@ -113,8 +154,8 @@ func (s *synced) sync() error {
 	n := s.note
 	s.mu.Unlock()
 	b := make([]byte, sumSize, syncedSize)
-	for _, n := range []uint64{n.seq, n.wal.number, n.wal.bytes, n.manifest.number, n.manifest.bytes} {
-		b = binary.BigEndian.AppendUint64(b, n)
+	for _, word := range n.words() {
+		b = binary.BigEndian.AppendUint64(b, *word)
 	}
 	binary.BigEndian.PutUint32(b, crc32.Checksum(b[sumSize:], castagnoli))
 	if _, err := s.file.WriteAt(b, s.slot*syncedSlot); err != nil {

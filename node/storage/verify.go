@@ -33,7 +33,7 @@ func verifyLog(fsys vfs.FS, dir string) (torn []string, err error) {
 	}
 	slices.Sort(names)
 	manifest := currentManifest(names)
-	if manifest == "" && known.wal.bytes > 0 {
+	if manifest == "" && known.wals[0].bytes > 0 {
 		return nil, fulcrum.Errorf(fulcrum.CodeDisk, "%s names no manifest, and had one", dir).WithHint("%s", restoreHint)
 	}
 	for _, name := range names {
@@ -41,16 +41,13 @@ func verifyLog(fsys vfs.FS, dir string) (torn []string, err error) {
 			continue
 		}
 		number, log := numberOf(name)
-		extent, path := known.manifest, fsys.PathJoin(dir, name)
-		if log {
-			extent = known.wal
-		}
+		synced, path := int64(known.of(number, log)), fsys.PathJoin(dir, name)
 		e, err := verifyFile(fsys, path, chunkReader{manifest: !log, number: uint32(number)})
 		if err != nil {
 			return nil, diskError(err, "read %s", path)
 		}
-		if e.why == "" && extent.number == number && int64(extent.bytes) > e.at+trailerSize(log) {
-			e.why = fmt.Sprintf("%d bytes of it had been synced", extent.bytes)
+		if e.why == "" && synced > e.at+trailerSize(log) {
+			e.why = fmt.Sprintf("%d bytes of it had been synced", synced)
 		}
 		if e.why != "" {
 			return nil, fulcrum.Errorf(fulcrum.CodeDisk, "%s is damaged at offset %d: %s", path, e.at, e.why).WithHint("%s", restoreHint)
