@@ -88,8 +88,14 @@ func (s *Store) ForgetDamage(g fulcrum.GroupID) error {
 		return err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.damages, g)
+	none := len(s.damages) == 0
+	s.mu.Unlock()
+	if none {
+		if err := s.removeDamaged(); err != nil {
+			s.logger.Warn("the damaged file is still there", "err", err) // the next Open removes it
+		}
+	}
 	return nil
 }
 

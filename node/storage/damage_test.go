@@ -102,15 +102,53 @@ func TestDamageOfOneGroupLeavesTheOthers(t *testing.T) {
 				}
 			}
 			s := open(t, o)
-			must(t, s.ForgetDamage(2), s.Close())
-			s = open(t, o)
-			if ds := s.Damages(); len(ds) > 0 {
-				t.Errorf("forgotten, and there is %+v", ds)
-			}
+			must(t, s.ForgetDamage(2))
 			if _, err := os.Stat(filepath.Join(o.Dir, damagedFile)); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("the damaged file is still there: %v", err)
 			}
+			must(t, s.Close())
+			if ds := open(t, o).Damages(); len(ds) > 0 {
+				t.Errorf("forgotten, and there is %+v", ds)
+			}
 		})
+	}
+}
+
+// TestEachDamagedFileIsKept: the first may hold what nobody else has, and the second, which
+// is a copy without that, must not take its place.
+func TestEachDamagedFileIsKept(t *testing.T) {
+	o := options(t.TempDir(), vfs.NewMem())
+	filled(t, o)
+	kept := func() (found []string) {
+		names, err := filepath.Glob(filepath.Join(o.Dir, damagedFile) + "*")
+		must(t, err)
+		for _, name := range names {
+			b, err := os.ReadFile(name)
+			must(t, err)
+			for _, text := range []string{"group 2 value 100 ", "group 3 value 100 "} {
+				if bytes.Contains(b, []byte(text)) {
+					found = append(found, filepath.Base(name)+": "+text)
+				}
+			}
+		}
+		return found
+	}
+	patchState(t, o.Dir, "group 2 value 200 ", flipAt)
+	must(t, open(t, o).Close())
+	patchState(t, o.Dir, "group 3 value 200 ", flipAt)
+	must(t, open(t, o).Close())
+	want := []string{damagedFile + ": group 2 value 100 ", damagedFile + ": group 3 value 100 ", damagedFile + ".2: group 3 value 100 "}
+	if got := kept(); !slices.Equal(got, want) {
+		t.Errorf("kept are %q, want %q", got, want)
+	}
+	s := open(t, o)
+	must(t, s.ForgetDamage(2))
+	if got := kept(); len(got) != 3 {
+		t.Errorf("group 3 is still damaged, and kept are only %q", got)
+	}
+	must(t, s.ForgetDamage(3))
+	if got := kept(); len(got) > 0 {
+		t.Errorf("nothing is damaged any more, and kept are %q", got)
 	}
 }
 

@@ -14,8 +14,37 @@ import (
 )
 
 // damagedFile is what becomes of an engine's file in which something was damaged, until
-// every replica that it concerned is rebuilt: the last place to look if that never is.
+// every replica that it concerned is rebuilt: the last place to look if that never is. So
+// one that is there already stays, and the next gets a number.
 const damagedFile = stateFile + ".damaged"
+
+// keepDamaged gives the engine's file such a name beside its own.
+func (s *Store) keepDamaged(path string) error {
+	now, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	kept := filepath.Join(s.opts.Dir, damagedFile)
+	for n := 2; ; n++ {
+		was, err := os.Stat(kept)
+		if errors.Is(err, os.ErrNotExist) {
+			return os.Link(path, kept)
+		}
+		if err != nil || os.SameFile(was, now) { // a crash came before it was replaced
+			return err
+		}
+		kept = fmt.Sprintf("%s.%d", filepath.Join(s.opts.Dir, damagedFile), n)
+	}
+}
+
+// removeDamaged removes what keepDamaged has kept.
+func (s *Store) removeDamaged() error {
+	kept, err := filepath.Glob(filepath.Join(s.opts.Dir, damagedFile) + "*")
+	for _, path := range kept {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
 
 // checkEngine begins to verify the engine's file, if there is one, and returns a function that
 // waits for the outcome.
@@ -58,7 +87,7 @@ func (s *Store) openEngine(checked func() (*boltFile, error), watch *stopwatch) 
 	if err == nil && holds.whole() != nil {
 		holds, err = s.salvage(path, holds)
 	} else if err == nil && len(s.Damages()) == 0 {
-		err = removeIfThere(filepath.Join(s.opts.Dir, damagedFile))
+		err = s.removeDamaged()
 	}
 	if err != nil {
 		return nil, diskError(err, "read %s", path).WithHint("%s", restoreHint)
@@ -113,9 +142,7 @@ func (s *Store) salvage(path string, v *boltFile) (*boltFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept := filepath.Join(s.opts.Dir, damagedFile)
-	err = errors.Join(removeIfThere(kept), os.Link(path, kept))
-	if err != nil {
+	if err := s.keepDamaged(path); err != nil {
 		s.logger.Warn("the damaged file is not kept", "err", err) // it is of use to nobody but an operator
 	}
 	if err := os.Rename(tmp, path); err != nil {
