@@ -3,6 +3,7 @@ package storage
 import (
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -46,10 +47,15 @@ func (f *freezeFS) hide(err error, what, name string) error {
 	return nil
 }
 
+const frozenPause = 50 * time.Millisecond
+
 func isWAL(name string) bool { return strings.HasSuffix(name, ".log") }
 
 // create makes a file, or for a write-ahead log at least something like one.
 func (f *freezeFS) create(name string, make func() (vfs.File, error)) (vfs.File, error) {
+	if !isWAL(name) && f.disk.failure() != nil {
+		time.Sleep(frozenPause) // pebble makes a table again and again, until it can or is closed
+	}
 	err := f.frozen()
 	if err != nil && !isWAL(name) {
 		return nil, err

@@ -13,6 +13,11 @@ import (
 	"fulcrum"
 )
 
+const (
+	memTableSize = 8 << 20
+	emptyFlush   = "pebble: empty table" // the error, which pebble does not export, of a flush that found nothing to write
+)
+
 // pebbleOptions keeps pebble small: a log is written once, read seldom and cut
 // soon, so most records die in the memtable that took them.
 func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
@@ -21,8 +26,9 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		FS:                          fs,
 		FormatMajorVersion:          pebble.FormatWALSyncChunks,
 		CacheSize:                   8 << 20,
-		MemTableSize:                8 << 20,
-		MemTableStopWritesThreshold: 4,
+		MemTableSize:                memTableSize,
+		MemTableStopWritesThreshold: neverStop, // see unflushed
+		L0StopWritesThreshold:       neverStop,
 
 		MaxOpenFiles:       256,
 		DisableTableStats:  true,
@@ -31,6 +37,9 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				turns.fail()
+				if s.disk.failure() != nil {
+					return // pebble tries until it is closed
+				}
 				s.logger.Error("log: background write failed", "err", err)
 				if !pebble.IsCorruptionError(err) { // that is DataCorruption's
 					s.disk.setBackground(err)
@@ -42,10 +51,15 @@ func pebbleOptions(fs vfs.FS, s *Store) *pebble.Options {
 				s.disk.setDamaged(fmt.Errorf("%s is damaged: %w", info.Path, ErrDamaged))
 				notify(s.tableC)
 			},
+			WALCreated: func(info pebble.WALCreateInfo) { s.unflushed.seal() },
+			FlushBegin: func(pebble.FlushInfo) { s.unflushed.begin() },
 			FlushEnd: func(info pebble.FlushInfo) {
-				if info.Err == nil {
-					s.disk.setBackground(nil)
+				if info.Err != nil && info.Err.Error() != emptyFlush {
+					s.lostTable(info.Err)
+					return
 				}
+				s.disk.setBackground(nil)
+				s.unflushed.end()
 			},
 		},
 	}
@@ -141,6 +155,10 @@ func (s *Store) pass(b *pebble.Batch, sync bool) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	if err := s.unflushed.room(s.disk); err != nil {
+		return err
+	}
+	size := b.Len()
 	err := guard(func() error {
 		if sync {
 			return s.db.ApplyNoSyncWait(b, pebble.Sync)
@@ -151,6 +169,7 @@ func (s *Store) pass(b *pebble.Batch, sync bool) error {
 		s.wedged = true
 		return s.lost(err)
 	}
+	s.unflushed.add(size)
 	if failed := s.disk.failure(); failed != nil { // Fatalf was called, by us or beside us
 		return s.lost(failed)
 	}
@@ -170,6 +189,17 @@ func (s *Store) lost(err error) error {
 	e.Maybe = true
 	s.disk.fail(&e)
 	return &e
+}
+
+// lostTable fails the store when what was appended cannot be written to a table. Nothing is
+// lost, as the log still has it; but pebble would try again and again without a pause, and
+// nothing could be appended for ever.
+func (s *Store) lostTable(err error) {
+	if s.disk.failure() != nil {
+		return
+	}
+	s.logger.Error("log: a table cannot be written", "err", err)
+	s.disk.fail(diskError(noRoom(err, !refusedWrite(err)), "write a table of the log in %s", s.logDir()))
 }
 
 // syncLazy makes durable what was appended without a sync.

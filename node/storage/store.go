@@ -115,6 +115,7 @@ type Store struct {
 	readC   chan struct{} // somebody has read the engine's file
 	commitC chan struct{} // holds one token: whoever has it may write to bolt
 
+	unflushed    unflushed
 	overlayBytes atomic.Int64
 	company      company
 
