@@ -84,19 +84,40 @@ func (a *app) writeCommand(c *cobra.Command, do func(ctx context.Context, cl *cl
 
 // keyResult is what commands on one key print as JSON.
 type keyResult struct {
-	Keyspace string               `json:"keyspace"`
-	Key      string               `json:"key"`
-	Value    *string              `json:"value,omitempty"`
-	Encoding string               `json:"encoding,omitempty"` // base64, when the value is not UTF-8
-	Version  string               `json:"version,omitempty"`
-	ExpireAt *time.Time           `json:"expire_at,omitempty"`
-	Applied  *bool                `json:"applied,omitempty"`
-	Receipt  *consistency.Receipt `json:"receipt,omitempty"`
+	Keyspace    string               `json:"keyspace"`
+	Key         string               `json:"key"`
+	KeyEncoding string               `json:"key_encoding,omitempty"` // base64, when the key is not UTF-8
+	Value       *string              `json:"value,omitempty"`
+	Encoding    string               `json:"encoding,omitempty"` // base64, when the value is not UTF-8
+	Version     string               `json:"version,omitempty"`
+	ExpireAt    *time.Time           `json:"expire_at,omitempty"`
+	Receipt     *consistency.Receipt `json:"receipt,omitempty"`
+}
+
+// resultOf is what is known of a key that was read.
+func resultOf(keyspace string, item client.Item) keyResult {
+	r := keyResult{Keyspace: keyspace, Version: item.Version.String()}
+	r.name(item.Key)
+	r.Value, r.Encoding = printable(item.Value)
+	if !item.ExpireAt.IsZero() {
+		r.ExpireAt = &item.ExpireAt
+	}
+	return r
+}
+
+// name says whose result it is: JSON has no bytes that are not UTF-8, and another key must
+// not stand there instead.
+func (r *keyResult) name(key string) {
+	text, encoding := printable([]byte(key))
+	r.Key, r.KeyEncoding = *text, encoding
 }
 
 // showKey prints a result: text alone for people, all of it as JSON.
 func (a *app) showKey(f *keyFlags, r keyResult, rc consistency.Receipt, text func(w io.Writer)) error {
 	r.Keyspace = f.keyspace
+	if r.KeyEncoding == "" {
+		r.name(r.Key)
+	}
 	if !rc.Version.IsZero() && r.Version == "" {
 		r.Version = rc.Version.String()
 	}
@@ -126,12 +147,7 @@ func (a *app) getCommand() *cobra.Command {
 		if err != nil {
 			return a.absent(f, in[0], item.Receipt, err)
 		}
-		r := keyResult{Key: in[0], Version: item.Version.String()}
-		r.Value, r.Encoding = printable(item.Value)
-		if !item.ExpireAt.IsZero() {
-			r.ExpireAt = &item.ExpireAt
-		}
-		return a.showKey(f, r, item.Receipt, func(w io.Writer) {
+		return a.showKey(f, resultOf(f.keyspace, item), item.Receipt, func(w io.Writer) {
 			_, _ = w.Write(item.Value)
 			if isTerminal(w) || !bytes.HasSuffix(item.Value, []byte("\n")) {
 				fmt.Fprintln(w)
@@ -324,19 +340,17 @@ func (a *app) scanCommand() *cobra.Command {
 		if r.Limit < 0 {
 			return usageError{err: fmt.Errorf("--limit %d: must not be negative", r.Limit)}
 		}
-		items := []keyResult{}
+		items, names := []keyResult{}, []string{}
 		var rc consistency.Receipt
 		for item, err := range cl.Scan(ctx, f.keyspace, r, opts...) {
 			if err != nil {
 				return err
 			}
-			k := keyResult{Keyspace: f.keyspace, Key: item.Key, Version: item.Version.String()}
-			k.Value, k.Encoding = printable(item.Value)
-			items, rc = append(items, k), item.Receipt
+			items, names, rc = append(items, resultOf(f.keyspace, item)), append(names, item.Key), item.Receipt
 		}
 		if err := a.show(items, func(w *tabwriter.Writer) {
-			for _, k := range items {
-				row(w, strconv.Quote(k.Key), *k.Value)
+			for i, k := range items {
+				row(w, strconv.Quote(names[i]), *k.Value)
 			}
 		}); err != nil || !f.receipt || a.asJSON() {
 			return err

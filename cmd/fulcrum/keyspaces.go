@@ -159,7 +159,7 @@ none is lost. The command shows progress and returns when the switch is done
 			if !given {
 				return usagef(cmd, "nothing to change: give --mode, --read-level, --write-level, --durability, --conflict or --abort")
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), max(a.timeout, 2*time.Minute))
+			ctx, cancel := a.longDeadline(cmd, 2*time.Minute)
 			defer cancel()
 			c, err := a.connect(ctx)
 			if err != nil {

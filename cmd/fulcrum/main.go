@@ -29,9 +29,15 @@ func main() {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, t terminal) int {
+	out := &output{w: t.out}
+	t.out = out
 	root := newRoot(t)
 	root.SetArgs(args)
-	return report(t, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if lost := out.lost(err); lost != nil {
+		err = lost
+	}
+	return report(t, err)
 }
 
 func newRoot(t terminal) *cobra.Command {
@@ -72,7 +78,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unavailable (definitely not done)
 	flags.StringVar(&a.data, "data", "data", "data directory of the local cluster (serve: of the node)")
 	flags.StringSliceVar(&a.endpoints, "endpoint", nil, "HTTP address of a node, such as http://127.0.0.1:7101; default: the nodes of the local cluster")
 	flags.StringVarP(&a.output, "output", "o", "", "table or json; default: table on a terminal, json otherwise")
-	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long a command may take")
+	flags.DurationVar(&a.timeout, "timeout", defaultTimeout, "how long a command may take; up, node add, node remove and keyspace alter take longer where it is not given")
 	flags.StringVar(&a.config, "config", "", "settings file; default: ./fulcrum.yaml if it is there")
 	root.AddCommand(
 		a.upCommand(), a.downCommand(), a.serveCommand(), a.nodeCommand(), a.statusCommand(),

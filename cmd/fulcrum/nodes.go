@@ -71,7 +71,7 @@ func (a *app) nodeAdd() *cobra.Command {
 		Long: "Start one more node and have it join the cluster. Its name is the next one (n6 after n5). It coordinates requests at once. Keyspaces that have fewer replicas than they were made for, since nodes were removed, get one there; else only keyspaces that are created from now on place replicas on it.",
 		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), max(a.timeout, time.Minute))
+			ctx, cancel := a.longDeadline(cmd, time.Minute)
 			defer cancel()
 			cluster, err := a.cluster()
 			if err != nil {
@@ -101,7 +101,7 @@ func (a *app) nodeRemove() *cobra.Command {
 		Use: "remove NAME", Short: "Move a node's replicas to others, forget it and stop it",
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), max(a.timeout, 5*time.Minute))
+			ctx, cancel := a.longDeadline(cmd, 5*time.Minute)
 			defer cancel()
 			name := fulcrum.NodeID(names[0])
 			c, err := a.connect(ctx)

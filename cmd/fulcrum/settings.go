@@ -122,6 +122,15 @@ func (a *app) deadline(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, a.timeout)
 }
 
+// longDeadline bounds a command that may take longer than others: by --timeout where it is
+// given, be it shorter.
+func (a *app) longDeadline(cmd *cobra.Command, usual time.Duration) (context.Context, context.CancelFunc) {
+	if cmd.Flags().Changed("timeout") {
+		return a.deadline(cmd.Context())
+	}
+	return context.WithTimeout(cmd.Context(), usual)
+}
+
 // cluster is the local cluster, if there is one in --data.
 func (a *app) cluster() (*local.Cluster, error) { return local.Load(a.data) }
 

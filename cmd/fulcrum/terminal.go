@@ -3,10 +3,12 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"text/tabwriter"
 )
 
@@ -17,8 +19,41 @@ type terminal struct {
 	process  bool // the command has a process of its own, which it may start again
 }
 
+// output is where a command writes its result. It remembers what went wrong: a result that
+// nobody gets must not end in exit code 0, whatever way it was written.
+type output struct {
+	w   io.Writer
+	mu  sync.Mutex
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if err != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.err == nil {
+			o.err = err
+		}
+	}
+	return n, err
+}
+
+// lost is the error of a command that ended with err, and failed in nothing but its output.
+func (o *output) lost(err error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil || err != nil && !errors.Is(err, o.err) {
+		return nil
+	}
+	return fmt.Errorf("what was asked for was done, but its result could not be written: %w", o.err)
+}
+
 // isTerminal reports whether w is one, so that people get tables and programs JSON.
 func isTerminal(w io.Writer) bool {
+	if o, ok := w.(*output); ok {
+		w = o.w
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

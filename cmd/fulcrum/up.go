@@ -27,7 +27,7 @@ A new cluster gets four keyspaces: default and cp (raft), ap (quorum) and lf
 commands find it there. A cluster that was stopped starts again with its data.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), max(a.timeout, time.Minute))
+			ctx, cancel := a.longDeadline(cmd, time.Minute)
 			defer cancel()
 			spec.Dir, spec.Progress = a.data, a.progress()
 			switch { // a 0 would mean the default
