@@ -186,7 +186,7 @@ func TestExpiry(t *testing.T) {
 	if w := n.ask(t, "GET /v1/kv/cp/k", ""); w.Code != 404 {
 		t.Errorf("after its time: %d", w.Code)
 	}
-	for _, ttl := range []string{"0", "-1", "x", "1us", "99999999999999999999", "9223372036854775807", "100000000h"} {
+	for _, ttl := range []string{"0", "-1", "x", "1us", "99999999999999999999", "9223372036854775807", "100000000h", "-17446744073", "-9223372036854775808"} {
 		if w := n.ask(t, "PUT /v1/kv/cp/k?ttl="+ttl, "v"); w.Code != 400 {
 			t.Errorf("ttl=%s: %d", ttl, w.Code)
 		}

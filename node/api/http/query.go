@@ -74,10 +74,8 @@ func ttlOf(q url.Values) (time.Duration, error) {
 	s := q.Get("ttl")
 	d, err := time.ParseDuration(s)
 	if seconds, intErr := strconv.ParseInt(s, 10, 64); intErr == nil {
-		d, err = min(time.Duration(seconds), maxTTL)*time.Second, nil
-		if seconds > int64(maxTTL/time.Second) {
-			d = maxTTL + 1
-		}
+		const most = int64(maxTTL / time.Second)
+		d, err = time.Duration(max(0, min(seconds, most+1)))*time.Second, nil // far from overflow, on both sides
 	}
 	if err != nil || d < time.Millisecond || d > maxTTL {
 		return 0, fulcrum.Errorf(fulcrum.CodeInvalid, "ttl %q", s).WithHint("want seconds or a duration from 1ms to 100 years, such as ttl=90 or ttl=1h30m")
