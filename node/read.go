@@ -117,9 +117,20 @@ func (op *operation) noteRead(ref catalog.ShardRef, level consistency.Level, rep
 	op.mu.Lock()
 	defer op.mu.Unlock()
 	op.noteLocked(ref, level, rep.Outcome)
+	op.noteEntriesLocked(rep.Entries)
+}
+
+// noteEntries says in the receipt what stands at the keys that a request read.
+func (op *operation) noteEntries(entries []fulcrum.Entry) {
+	op.mu.Lock()
+	defer op.mu.Unlock()
+	op.noteEntriesLocked(entries)
+}
+
+func (op *operation) noteEntriesLocked(entries []fulcrum.Entry) {
 	now := op.n.Now()
-	for i := range rep.Entries {
-		e := &rep.Entries[i]
+	for i := range entries {
+		e := &entries[i]
 		if op.receipt.Version.Less(e.Version) {
 			op.receipt.Version = e.Version
 		}

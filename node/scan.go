@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	defaultScan = 1000
-	maxScan     = 10000
+	defaultScan  = 1000
+	maxScan      = 10000
+	maxPageBytes = 4 * replication.MaxRead // a page takes no more, but for the entry that passes it
 )
 
 // Scan coordinates a scan: see api.Backend. Each shard answers at the level by
@@ -61,7 +62,9 @@ func (op *operation) scan(ctx context.Context, req api.Scan) (api.Page, error) {
 	if err := g.Wait(); err != nil {
 		return api.Page{}, err
 	}
-	return merge(parts, limit), nil
+	page := merge(parts, limit)
+	op.noteEntries(page.Entries)
+	return page, nil
 }
 
 // bounds turns prefix, start, end and after into one range.
@@ -83,8 +86,8 @@ func bounds(req api.Scan) (start, end []byte) {
 	return start, end
 }
 
-// merge orders what the shards answered. A shard that was cut off by the limit may
-// hold more behind its last key, so nothing behind that may be shown yet.
+// merge orders what the shards answered. A shard that was cut off may hold more behind its
+// last key, so nothing behind that may be shown yet.
 func merge(parts []replication.ScanReply, limit int) api.Page {
 	var all []fulcrum.Entry
 	var horizon []byte
@@ -106,8 +109,8 @@ func merge(parts []replication.ScanReply, limit int) api.Page {
 		}
 		all = all[:i]
 	}
-	if len(all) > limit {
-		all, more = all[:limit], true
+	if most := min(limit, len(replication.First(all, maxPageBytes))); len(all) > most {
+		all, more = all[:most], true
 	}
 	page := api.Page{Entries: all}
 	if more && len(all) > 0 {

@@ -56,6 +56,27 @@ func TestPagesOfAScanShowEveryKeyOnce(t *testing.T) {
 	})
 }
 
+// A page of large values is cut where it would take too much memory, also where no shard was.
+func TestPageOfLargeValues(t *testing.T) {
+	value := make([]byte, replication.MaxRead/4)
+	var parts []replication.ScanReply
+	for shard := range 10 {
+		var rep replication.ScanReply
+		for i := range 4 {
+			rep.Entries = append(rep.Entries, fulcrum.Entry{Key: []byte{byte(i), byte(shard)}, Value: value})
+		}
+		parts = append(parts, rep)
+	}
+	const most = maxPageBytes/(replication.MaxRead/4) + 1
+	p := merge(parts, maxScan)
+	if len(p.Entries) != most-1 && len(p.Entries) != most || !bytes.Equal(p.Next, p.Entries[len(p.Entries)-1].Key) {
+		t.Errorf("%d entries, next %q; want %d", len(p.Entries), p.Next, most)
+	}
+	if whole := merge(parts[:2], maxScan); len(whole.Entries) != 8 || whole.Next != nil {
+		t.Errorf("%d entries of what fits, next %q", len(whole.Entries), whole.Next)
+	}
+}
+
 // answer is what a shard with these keys says.
 func answer(keys []string, start, end []byte, limit int) replication.ScanReply {
 	var rep replication.ScanReply

@@ -70,7 +70,7 @@ func (c Cost) refuse(b Bounds) *fulcrum.Error {
 		WithHint("nothing was done; ask for fewer values at a time")
 }
 
-// MaxRead bounds what one answer to a read holds, but for the entry that passes it: an
+// MaxRead bounds what one answer to a read or a scan holds, but for the entry that passes it: an
 // answer fits into a message between nodes, and whoever reads many large values takes
 // little memory at a time.
 const MaxRead = 8 << 20
@@ -86,4 +86,43 @@ func First(entries []fulcrum.Entry, most int) []fulcrum.Entry {
 		size += len(entries[i].Key) + len(entries[i].Value)
 	}
 	return entries
+}
+
+// ScanPage gathers the live entries that a scan answers with, in key order.
+type ScanPage struct {
+	Entries []fulcrum.Entry
+	More    bool // there are others behind the last
+
+	limit, size int
+	keysOnly    bool
+}
+
+const defaultScan = 1000
+
+// PageOf is the empty page that answers req.
+func PageOf(req ScanRequest) ScanPage {
+	p := ScanPage{limit: req.Limit, keysOnly: req.KeysOnly}
+	if p.limit <= 0 {
+		p.limit = defaultScan
+	}
+	return p
+}
+
+// Room is how many entries the page still takes.
+func (p *ScanPage) Room() int { return p.limit - len(p.Entries) }
+
+// Take adds e, or says that the page is full: with its limit, or with more than MaxRead
+// bytes of keys and values. It holds one entry at the least, so that whoever goes on behind
+// the last comes to an end.
+func (p *ScanPage) Take(e fulcrum.Entry) bool {
+	if p.keysOnly {
+		e.Value = nil
+	}
+	if len(p.Entries) == p.limit || p.size > MaxRead {
+		p.More = true
+		return false
+	}
+	p.Entries = append(p.Entries, e)
+	p.size += len(e.Key) + len(e.Value)
+	return true
 }

@@ -140,7 +140,8 @@ type ScanRequest struct {
 	Min        Position
 }
 
-// ScanReply holds entries in key order; More says that the limit cut it off.
+// ScanReply holds entries in key order; More says that the limit cut it off, or MaxRead: then
+// there is one entry at the least.
 type ScanReply struct {
 	Entries []fulcrum.Entry
 	More    bool

@@ -259,3 +259,56 @@ func TestLargeTransactionsAtOnceAreEachDoneOnce(t *testing.T) {
 		})
 	}
 }
+
+// A scan of large values goes through any node: its pages are cut where one answer holds
+// no more, each is in order, and together they have every key once.
+func TestLargeValuesAreScannedThroughAnyNode(t *testing.T) {
+	for _, mode := range []consistency.Mode{consistency.Raft, consistency.Quorum, consistency.LeaderFollower} {
+		t.Run(mode.String(), func(t *testing.T) {
+			inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+				const n = 40
+				l := largeValues(t, c, "k", mode)
+				l.fill(n)
+				for _, at := range c.Names() {
+					for _, keysOnly := range []bool{false, true} {
+						l.scan(at, n, keysOnly)
+					}
+				}
+			})
+		})
+	}
+}
+
+// scan pages through all n keys at a node.
+func (l large) scan(at fulcrum.NodeID, n int, keysOnly bool) {
+	l.t.Helper()
+	req, pages, seen := api.Scan{KeysOnly: keysOnly}, 0, 0
+	for ; pages == 0 || req.After != nil; pages++ {
+		var page api.Page
+		var rc consistency.Receipt
+		err := l.c.Call(l.t.Context(), at, func(ctx context.Context, b api.Backend) (err error) {
+			page, rc, err = b.Scan(ctx, api.Call{Keyspace: "k"}, req)
+			return err
+		})
+		if err != nil || len(page.Entries) == 0 {
+			l.t.Fatalf("%s, keys only %v, after %q: %d entries, %v", at, keysOnly, req.After, len(page.Entries), err)
+		}
+		newest := fulcrum.Version{}
+		for _, e := range page.Entries {
+			if want := fmt.Sprintf("k%02d", seen); string(e.Key) != want || keysOnly != (len(e.Value) == 0) {
+				l.t.Fatalf("%s, keys only %v: %q with %d bytes, want %s", at, keysOnly, e.Key, len(e.Value), want)
+			}
+			if newest.Less(e.Version) {
+				newest = e.Version
+			}
+			seen++
+		}
+		if !rc.Found || rc.Version != newest {
+			l.t.Errorf("%s: the receipt says found %v, version %s; want %s", at, rc.Found, rc.Version, newest)
+		}
+		req.After = page.Next
+	}
+	if seen != n || keysOnly && pages != 1 || !keysOnly && pages == 1 {
+		l.t.Errorf("%s, keys only %v: %d keys in %d pages, want %d", at, keysOnly, seen, pages, n)
+	}
+}

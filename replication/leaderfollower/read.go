@@ -2,7 +2,6 @@ package leaderfollower
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -212,8 +211,6 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 	return reply, nil
 }
 
-const defaultScanLimit = 1000
-
 // Scan implements replication.Group.
 func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replication.ScanReply, error) {
 	ctx, cancel := contextWithin(ctx, 0)
@@ -226,26 +223,12 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if a.overlay {
 		over = g.overlaid(req.Start, req.End)
 	}
-	reply := replication.ScanReply{}
-	limit := cmp.Or(req.Limit, defaultScanLimit)
-	now := g.env.Now().UnixMilli()
-	take := func(e fulcrum.Entry) bool {
-		if !e.Live(now) {
-			return true
-		}
-		if len(reply.Entries) == limit {
-			reply.More = true
-			return false
-		}
-		if req.KeysOnly {
-			e.Value = nil
-		}
-		reply.Entries = append(reply.Entries, e)
-		return true
-	}
+	page, now := replication.PageOf(req), g.env.Now().UnixMilli()
+	take := func(e fulcrum.Entry) bool { return !e.Live(now) || page.Take(e) }
 	if err := g.merged(req.Start, req.End, over, take); err != nil {
 		return replication.ScanReply{}, g.refuse(fulcrum.CodeDisk, "scan: %w", err)
 	}
+	reply := replication.ScanReply{Entries: page.Entries, More: page.More}
 	if reply.Outcome, err = g.confirm(a); err != nil {
 		return replication.ScanReply{}, err
 	}

@@ -9,8 +9,6 @@ import (
 	"fulcrum/replication"
 )
 
-const defaultScanLimit = 1000
-
 // page is one replica's entries from a start key on, tombstones included, in key
 // order. More says that there may be others behind the last.
 type page struct {
@@ -32,14 +30,10 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if err != nil {
 		return replication.ScanReply{}, err
 	}
-	limit := req.Limit
-	if limit <= 0 {
-		limit = defaultScanLimit
-	}
-	reply := replication.ScanReply{Outcome: replication.Outcome{Given: level, Needed: n.total(), Staleness: -1}}
-	now := g.env.Now().UnixMilli()
-	for start := req.Start; ; {
-		pages, err := g.gatherPages(ctx, n, reach, start, req.End, limit+1-len(reply.Entries))
+	out := replication.Outcome{Given: level, Needed: n.total(), Staleness: -1}
+	page, now := replication.PageOf(req), g.env.Now().UnixMilli()
+	for start := req.Start; !page.More; {
+		pages, err := g.gatherPages(ctx, n, reach, start, req.End, page.Room()+1)
 		if err != nil {
 			return replication.ScanReply{}, err
 		}
@@ -48,21 +42,12 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 		if err != nil {
 			return replication.ScanReply{}, err
 		}
-		reply.Outcome.Acks = len(pages)
-		reply.Outcome.Repaired = max(reply.Outcome.Repaired, repaired)
+		out.Acks, out.Repaired = len(pages), max(out.Repaired, repaired)
 		for _, e := range merged {
-			reply.Outcome.Position.Index = max(reply.Outcome.Position.Index, e.Version.Time)
-			if !e.Live(now) {
-				continue
+			out.Position.Index = max(out.Position.Index, e.Version.Time)
+			if e.Live(now) && !page.Take(e) {
+				break
 			}
-			if len(reply.Entries) == limit {
-				reply.More = true
-				return reply, nil
-			}
-			if req.KeysOnly {
-				e.Value = nil
-			}
-			reply.Entries = append(reply.Entries, e)
 		}
 		if next == nil {
 			break
@@ -72,7 +57,7 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if g.fenced.Load() {
 		return replication.ScanReply{}, g.errFenced()
 	}
-	return reply, nil
+	return replication.ScanReply{Entries: page.Entries, More: page.More, Outcome: out}, nil
 }
 
 // gatherPages asks for one page each of the replicas that the level needs.

@@ -175,30 +175,14 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 
 // Scan implements replication.Group.
 func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replication.ScanReply, error) {
-	limit := req.Limit
-	if limit <= 0 {
-		limit = 1000
-	}
-	var reply replication.ScanReply
+	var page replication.ScanPage
 	out, err := g.answer(ctx, req.Level, req.Min, "", func() error {
 		now, err := g.readClock(ctx, req.Level)
 		if err != nil {
 			return err
 		}
-		reply.Entries, reply.More = nil, false
-		err = g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool {
-			switch {
-			case !e.Live(now):
-				return true
-			case len(reply.Entries) == limit:
-				reply.More = true
-				return false
-			case req.KeysOnly:
-				e.Value = nil
-			}
-			reply.Entries = append(reply.Entries, e)
-			return true
-		})
+		page = replication.PageOf(req)
+		err = g.env.State.Scan(req.Start, req.End, func(e fulcrum.Entry) bool { return !e.Live(now) || page.Take(e) })
 		if err != nil {
 			return &fulcrum.Error{Code: fulcrum.CodeDisk, Op: "scan", Node: g.env.Node, Detail: err.Error(), Err: err}
 		}
@@ -207,8 +191,8 @@ func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replicat
 	if err != nil {
 		return replication.ScanReply{}, err
 	}
-	reply.Outcome, reply.Outcome.Clock = out, g.keeper.estimate()
-	return reply, nil
+	out.Clock = g.keeper.estimate()
+	return replication.ScanReply{Entries: page.Entries, More: page.More, Outcome: out}, nil
 }
 
 func (g *Group) position() replication.Position {
