@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"fulcrum"
+	"fulcrum/consistency"
 )
 
 // timeUnit says how to read an expiry: as milliseconds or seconds, from now or
@@ -120,9 +121,7 @@ func (c *conn) expireTo(w *fulcrum.Write, key []byte, u timeUnit, n, at int64) {
 	u.set(w, n, at)
 }
 
-// expireRun is EXPIRE with NX, XX, GT or LT. The condition is on the expiry, which
-// no fulcrum.Write can test, so it reads, decides, and writes only where the
-// version that it has read still stands: nothing can come between.
+// expireRun is EXPIRE with NX, XX, GT or LT.
 func expireRun(u timeUnit, name string) func(*conn, [][]byte) {
 	return func(c *conn, args [][]byte) {
 		n, at, err := c.expireAt(args[2], u, name)
@@ -135,32 +134,48 @@ func expireRun(u timeUnit, name string) func(*conn, [][]byte) {
 			c.fail(err)
 			return
 		}
-		const attempts = 16
-		for range attempts {
-			e, live, err := c.get(args[1], c.readLevel)
-			if err != nil {
-				c.fail(err)
-				return
-			}
-			if !live || !ttlHolds(when, e.ExpireAt, at) {
-				c.out.integer(0)
-				return
-			}
-			var w fulcrum.Write
-			c.expireTo(&w, args[1], u, n, at)
-			w.If, w.At = fulcrum.IfVersion, e.Version
-			res, err := c.one(w)
-			if err != nil {
-				c.fail(err)
-				return
-			}
-			if res.Applied {
-				c.out.integer(1)
-				return
-			}
+		var w fulcrum.Write
+		c.expireTo(&w, args[1], u, n, at)
+		_, done, err := c.expireWhere(w, func(old int64) bool { return ttlHolds(when, old, at) })
+		if err != nil {
+			c.fail(err)
+			return
 		}
-		c.fail(contended(attempts))
+		c.out.flag(done)
 	}
+}
+
+// expireWhere does w, which is about the expiry of its key alone, where a live value stands
+// whose expiry (0: none) holds; e is what was read, with its value. No fulcrum.Write can
+// test an expiry, so it reads, decides, and writes only where the version that it has read
+// still stands: nothing can come between. The read is linearizable whatever the
+// connection's level, as that of WATCH: at a weaker one a value of long ago would decide.
+func (c *conn) expireWhere(w fulcrum.Write, holds func(old int64) bool) (e fulcrum.Entry, done bool, err error) {
+	ks, err := c.keyspace()
+	if err != nil {
+		return e, false, err
+	}
+	if ks.Mode == quorumMode { // it has no such step, and says so
+		_, err = c.one(w)
+		return e, false, err
+	}
+	const attempts = 16
+	for range attempts {
+		e, live, err := c.get(w.Key, consistency.L(consistency.Linearizable))
+		switch {
+		case err != nil:
+			return e, false, err
+		case !live:
+			return fulcrum.Entry{}, false, nil
+		case !holds(e.ExpireAt):
+			return e, false, nil
+		}
+		w.If, w.At = fulcrum.IfVersion, e.Version
+		if res, err := c.one(w); err != nil || res.Applied {
+			return e, err == nil, err
+		}
+	}
+	return e, false, contended(attempts)
 }
 
 // contended is for commands that give up because others were always faster.
@@ -209,16 +224,29 @@ func ttlHolds(when int, old, at int64) bool {
 	return true
 }
 
-func writePersist(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-	w.Op, w.Key = fulcrum.OpExpire, args[1]
-	bare(w)
-	return func(c *conn, res *fulcrum.Result, _ int64) {
-		if res.Applied && res.Old.ExpireAt != 0 {
-			c.out.integer(1)
-		} else {
-			c.out.integer(0)
-		}
-	}, 0, nil
+// persist removes the expiry of a key. Where there is none it writes nothing: the key keeps
+// its version, so nobody who watches it is told of a change.
+func (c *conn) persist(key []byte) (e fulcrum.Entry, done bool, err error) {
+	w := fulcrum.Write{Op: fulcrum.OpExpire, Key: key}
+	bare(&w)
+	return c.expireWhere(w, func(old int64) bool { return old != 0 })
+}
+
+func runPersist(c *conn, args [][]byte) {
+	_, done, err := c.persist(args[1])
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.out.flag(done)
+}
+
+// insidePersist is PERSIST inside a transaction, where nothing can be read first: it writes
+// in any case.
+func insidePersist(_ *conn, args [][]byte) (txnStep, error) {
+	w := fulcrum.Write{Op: fulcrum.OpExpire, Key: args[1]}
+	bare(&w)
+	return single(w, func(c *conn, res *fulcrum.Result) { c.out.flag(res.Applied && res.Old.ExpireAt != 0) }), nil
 }
 
 // readTTL answers with the time to live, or with the time of expiry, in units of

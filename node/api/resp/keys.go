@@ -41,7 +41,7 @@ func keyCommands() []command {
 	typ := key("type", 2, "readonly fast", "1.0.0", "Returns string or none.")
 	typ.read, typ.bare = readType, true
 	persist := key("persist", 2, "write fast", "2.2.0", "Removes the expiry of a key.")
-	persist.write = writePersist
+	persist.run, persist.inside = runPersist, insidePersist
 	list = append(list, typ, persist)
 	for _, e := range []struct {
 		name, since string

@@ -52,13 +52,7 @@ func replyIfApplied(c *conn, res *fulcrum.Result, _ int64) {
 	}
 }
 
-func replyApplied(c *conn, res *fulcrum.Result, _ int64) {
-	if res.Applied {
-		c.out.integer(1)
-	} else {
-		c.out.integer(0)
-	}
-}
+func replyApplied(c *conn, res *fulcrum.Result, _ int64) { c.out.flag(res.Applied) }
 
 // replyOld answers with what stood there before. It is for writes with a condition
 // only: a mode that takes writes without one blindly does not know their past.
@@ -242,10 +236,8 @@ func writeGetDel(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, e
 func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
 	w.Op, w.Key, w.NoOld = fulcrum.OpExpire, args[1], true
 	switch {
-	case len(args) == 2:
+	case len(args) == 2, len(args) == 3 && word(args[2], "PERSIST"):
 		return nil, 0, errAlone
-	case len(args) == 3 && word(args[2], "PERSIST"):
-		return replyValue, 0, nil
 	}
 	unit, ok := parseUnit(args[2])
 	if !ok || len(args) != 4 {
@@ -262,9 +254,17 @@ func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, er
 	return replyValue, 0, nil
 }
 
-// runGetEx is GETEX without options: a plain read.
+// runGetEx is GETEX without options, a plain read, and with PERSIST.
 func runGetEx(c *conn, args [][]byte) {
-	e, live, err := c.get(args[1], c.readLevel)
+	var e fulcrum.Entry
+	var live bool
+	var err error
+	if len(args) == 2 {
+		e, live, err = c.get(args[1], c.readLevel)
+	} else {
+		e, _, err = c.persist(args[1])
+		live = !e.Version.IsZero()
+	}
 	if err != nil {
 		c.fail(err)
 		return

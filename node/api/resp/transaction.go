@@ -430,6 +430,10 @@ func insideGetEx(c *conn, args [][]byte) (txnStep, error) {
 	if len(args) == 2 {
 		return single(getOf(args[1]), func(c *conn, res *fulcrum.Result) { replyOld(c, res, 0) }), nil
 	}
+	if len(args) == 3 && word(args[2], "PERSIST") {
+		w := fulcrum.Write{Op: fulcrum.OpExpire, Key: args[1], NoOld: true}
+		return single(w, func(c *conn, res *fulcrum.Result) { replyValue(c, res, 0) }), nil
+	}
 	var w fulcrum.Write
 	reply, a, err := writeGetEx(c, args, &w)
 	return single(w, func(c *conn, res *fulcrum.Result) { reply(c, res, a) }), err

@@ -69,6 +69,8 @@ func TestTransactions(t *testing.T) {
 			{"WATCH a b", "+OK"}, {"SET b 1", "+OK"}, {"MULTI", "+OK"}, {"SET c 1", queuedOK}, {"EXEC", "*-1"},
 			{"WATCH b", "+OK"}, {"DEL b", ":1"}, {"MULTI", "+OK"}, {"PING", queuedOK}, {"EXEC", "*-1"}, {"WATCH a", "+OK"}, {"DEL a", ":1"}, {"MULTI", "+OK"}, {"EXEC", "*-1"},
 			{"WATCH a", "+OK"}, {"SET a 1", "+OK"}, {"WATCH a", "+OK"}, {"MULTI", "+OK"}, {"SET c 1", queuedOK}, {"EXEC", "*-1"}, // the first WATCH counts
+			{"WATCH a", "+OK"}, {"PERSIST a", ":0"}, {"GETEX a PERSIST", "$1\n1"}, {"EXPIRE a 9 XX", ":0"}, {"MULTI", "+OK"}, {"PERSIST a", queuedOK}, {"EXEC", "*1\n:0"}, // what changes nothing is no change
+			{"EXPIRE a 9", ":1"}, {"WATCH a", "+OK"}, {"PERSIST a", ":1"}, {"MULTI", "+OK"}, {"EXEC", "*-1"}, {"EXPIRE a 9", ":1"}, {"WATCH a", "+OK"}, {"GETEX a PERSIST", "$1\n1"}, {"TTL a", ":-1"}, {"MULTI", "+OK"}, {"EXEC", "*-1"},
 			{"WATCH a", "+OK"}, {"SET a 2", "+OK"}, {"UNWATCH", "+OK"}, {"MULTI", "+OK"}, {"SET c 1", queuedOK}, {"EXEC", "*1\n+OK"},
 			{"WATCH a", "+OK"}, {"SET a 3", "+OK"}, {"MULTI", "+OK"}, {"DISCARD", "+OK"}, {"MULTI", "+OK"}, {"SET c 2", queuedOK}, {"EXEC", "*1\n+OK"},
 			{"WATCH a", "+OK"}, {"SET a 4", "+OK"}, {"MULTI", "+OK"}, {"NONSENSE", "-ERR unknown..."}, {"EXEC", aborted}, {"MULTI", "+OK"}, {"SET c 3", queuedOK}, {"EXEC", "*1\n+OK"},
@@ -95,6 +97,31 @@ func TestTransactions(t *testing.T) {
 			_, addr := serve(t, Options{Backend: newFake()})
 			play(t, connect(t, addr), steps)
 		})
+	}
+}
+
+// What decides about a change is read at linearizable whatever the connection's level: at one,
+// a value of long ago would say what is done.
+func TestConditionsOnExpiryAreLinearizable(t *testing.T) {
+	f := newFake()
+	_, addr := serve(t, Options{Backend: f})
+	s := connect(t, addr)
+	for _, line := range []string{"CONSISTENCY READ one", "SET a 1 EX 10", "EXPIRE a 20 GT", "PERSIST a", "PERSIST a", "GETEX a PERSIST", "EXPIRE a 20 NX"} {
+		s.line(line)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	reads := 0
+	for _, call := range f.calls {
+		if call.Level.Kind == consistency.One {
+			t.Errorf("a call at %v", call.Level)
+		}
+		if call.Level.Kind == consistency.Linearizable {
+			reads++
+		}
+	}
+	if reads != 5 {
+		t.Errorf("%d linearizable reads: %+v", reads, f.calls)
 	}
 }
 

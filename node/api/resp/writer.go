@@ -47,6 +47,15 @@ func (w *writer) fail(s string) {
 
 func (w *writer) integer(n int64) { w.header(':', n) }
 
+// flag is a yes or no in integers.
+func (w *writer) flag(yes bool) {
+	if yes {
+		w.integer(1)
+	} else {
+		w.integer(0)
+	}
+}
+
 func (w *writer) bulk(b []byte) {
 	w.header('$', int64(len(b)))
 	w.buf = append(w.buf, b...)
