@@ -24,6 +24,7 @@ type metrics struct {
 
 	mu    sync.Mutex                          // held while known is replaced
 	known atomic.Pointer[map[series]observed] // never modified: to find a series by its labels costs more than to count
+	begun map[string]time.Time                // keyspaces with series, and since when they are dropped; only begin uses it
 
 	requests      *prometheus.CounterVec
 	duration      *prometheus.HistogramVec
@@ -56,6 +57,7 @@ func newMetrics(n *Node) *metrics {
 	}
 	m := &metrics{
 		n:             n,
+		begun:         make(map[string]time.Time),
 		requests:      counter("fulcrum_requests_total", "Requests coordinated by this node.", "keyspace", "mode", "op", "level", "outcome"),
 		duration:      histogram("fulcrum_request_duration_seconds", "Time from a request's arrival to its answer.", "keyspace", "mode", "op", "level"),
 		staleness:     histogram("fulcrum_staleness_seconds", "How old answers to reads may be at the most, where it is known.", "keyspace"),
@@ -126,6 +128,9 @@ func (m *metrics) of(s series) observed {
 		maps.Copy(more, *known)
 	}
 	mode, level := s.mode.String(), s.level.String()
+	if s.keyspace == "" { // none, so in no mode
+		mode = ""
+	}
 	more[s] = observed{m.requests.WithLabelValues(s.keyspace, mode, s.op, level, s.outcome), m.duration.WithLabelValues(s.keyspace, mode, s.op, level)}
 	m.known.Store(&more)
 	return more[s]
@@ -153,15 +158,49 @@ func (m *metrics) switched(keyspace string, sh *catalog.Shard, took time.Duratio
 	m.moves.WithLabelValues(keyspace).Inc()
 }
 
+// straggling is for how long something may still be counted for a keyspace that was dropped:
+// a watch that ends, a leadership that is handed over.
+const straggling = time.Minute
+
 // begin makes what counts for each keyspace, wherever its replicas are, be there from the
-// start, at zero, so that rates have a beginning.
+// start, at zero, so that rates have a beginning. What counted for keyspaces that were dropped
+// goes: names come and go, and would be labels for good.
 func (m *metrics) begin(st *catalog.State) {
+	for keyspace, gone := range m.begun {
+		switch _, there := st.Keyspaces[keyspace]; {
+		case there:
+		case gone.IsZero():
+			m.begun[keyspace] = time.Now()
+			m.forget(keyspace)
+		case time.Since(gone) < straggling:
+			m.forget(keyspace)
+		default:
+			delete(m.begun, keyspace)
+		}
+	}
 	for _, keyspace := range st.Names() {
+		m.begun[keyspace] = time.Time{}
 		m.watchEvents.WithLabelValues(keyspace)
 		m.switchTime.WithLabelValues(keyspace)
 		for _, mode := range consistency.Modes {
 			m.switches.WithLabelValues(keyspace, mode.String())
 		}
+	}
+}
+
+// forget removes every series of a keyspace.
+func (m *metrics) forget(keyspace string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known := m.known.Load(); known != nil {
+		rest := maps.Clone(*known)
+		maps.DeleteFunc(rest, func(s series, _ observed) bool { return s.keyspace == keyspace })
+		m.known.Store(&rest)
+	}
+	label := prometheus.Labels{"keyspace": keyspace}
+	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.requests, m.duration, m.staleness, m.readRepairs, m.antiEntropy, m.lost,
+		m.leaderChanges, m.commits, m.lateWrites, m.switches, m.switchTime, m.moves, m.handedOver, m.watchEvents, m.rebuilds} {
+		v.DeletePartialMatch(label)
 	}
 }
 
