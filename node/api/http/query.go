@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	nethttp "net/http"
 
@@ -129,6 +131,36 @@ func decode(b []byte, v any) error {
 		return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %s", mismatch(wrong))
 	}
 	return fulcrum.Errorf(fulcrum.CodeInvalid, "body: %s", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// halfPair reports whether the JSON in b escapes half of a surrogate pair (\ud800 alone),
+// which is no character: the decoder makes U+FFFD of every one, so keys would become one.
+func halfPair(b []byte) bool {
+	unit := func(b []byte) rune { // of \uXXXX at the beginning of b; -1: none
+		if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
+			return -1
+		}
+		n, err := strconv.ParseUint(string(b[2:6]), 16, 16)
+		if err != nil {
+			return -1
+		}
+		return rune(n)
+	}
+	for {
+		i := bytes.IndexByte(b, '\\')
+		if i < 0 || i+1 == len(b) {
+			return false
+		}
+		b = b[i:]
+		skip := 2
+		if r := unit(b); utf16.IsSurrogate(r) {
+			if utf16.DecodeRune(r, unit(b[6:])) == utf8.RuneError {
+				return true
+			}
+			skip = 12
+		}
+		b = b[skip:]
+	}
 }
 
 // strictly is decode with the decoder's own errors, for what stands inside of a body.

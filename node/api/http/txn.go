@@ -161,7 +161,7 @@ func txnOf(w nethttp.ResponseWriter, r *nethttp.Request) (in txnBody, err error)
 	if err != nil {
 		return in, err
 	}
-	if !utf8.Valid(b) { // the decoder would put other bytes in their place
+	if !utf8.Valid(b) || halfPair(b) { // the decoder would put other bytes in their place
 		return in, fulcrum.Errorf(fulcrum.CodeInvalid, "body: not UTF-8").WithHint(`keys and values of other bytes go in base64, with "encoding":"base64" beside them`)
 	}
 	if err := decode(b, &in); err != nil {

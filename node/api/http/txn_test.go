@@ -169,6 +169,7 @@ func TestTxnRefused(t *testing.T) {
 		detail string
 	}{
 		{``, 400, fulcrum.CodeInvalid, "body: want JSON"}, {`{}`, 400, fulcrum.CodeInvalid, "without anything"}, {`[]`, 400, fulcrum.CodeInvalid, "body: "}, {"{\"then\":[{\"op\":\"get\",\"key\":\"\xff\"}]}", 400, fulcrum.CodeInvalid, "not UTF-8"},
+		{`{"then":[{"op":"get","key":"\ud800"}]}`, 400, fulcrum.CodeInvalid, "not UTF-8"}, {`{"then":[{"op":"get","key":"a\\\uDC00\ud83d"}]}`, 400, fulcrum.CodeInvalid, "not UTF-8"}, {`{"then":[{"op":"get","key":"\ud83d\u0041"}]}`, 400, fulcrum.CodeInvalid, "not UTF-8"},
 		{`{"than":[]}`, 400, fulcrum.CodeInvalid, `unknown field "than"`}, {`{"then":[{"op":"get","key":"k","nonsense":1}]}`, 400, fulcrum.CodeInvalid, `unknown field "nonsense"`},
 		{`{"then":[{"op":"put","key":"k","value":"v","if":{"versoin":"1.1"}}]}`, 400, fulcrum.CodeInvalid, `unknown field "versoin"`}, {`{"then":[` + get + `]} {}`, 400, fulcrum.CodeInvalid, "behind the JSON"},
 		{`{"then":[{"op":"frob","key":"k"}]}`, 400, fulcrum.CodeInvalid, `operation of then 1: op "frob"`}, {`{"else":[` + get + `,{"op":"put","key":"k"}]}`, 400, fulcrum.CodeInvalid, "operation of else 2: put wants a value"},
@@ -267,5 +268,18 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	if v := n.value(t, "bad"); v != "-" {
 		t.Errorf("refused, and yet written: %q", v)
+	}
+}
+
+// Escapes that are characters are taken as such, and what looks like half of one may be a
+// backslash.
+func TestEscapesInJSON(t *testing.T) {
+	for text, want := range map[string]bool{
+		`"\ud83d\ude00"`: false, `"\uD83D\uDE00x"`: false, `"\\ud800"`: false, `"\u00e9"`: false, `"\"`: false, `\u12`: false, `"\ufffd"`: false,
+		`"\ud800"`: true, `"\udc00"`: true, `"\ud800\ud800"`: true, `"\\\ud800"`: true, `"\ud83d\ude00\ud83d"`: true, `"\ud800\\udc00"`: true,
+	} {
+		if halfPair([]byte(text)) != want {
+			t.Errorf("%s: want %v", text, want)
+		}
 	}
 }
