@@ -473,6 +473,9 @@ func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *c
 			if err := c.replaceVoter(ctx, st, id); err != nil {
 				return err
 			}
+			if err := c.majorityWithout(id); err != nil {
+				return err
+			}
 			if err := c.n.catalog.RemoveServer(ctx, id); err != nil {
 				return err
 			}

@@ -105,3 +105,23 @@ func (c *controller) replaceVoter(ctx context.Context, st *catalog.State, leavin
 	}
 	return nil
 }
+
+// majorityWithout returns an error unless a majority of the catalog's other voters is there
+// when one leaves. Of five with two down it takes three to change anything, of the four
+// that are left without a third, too: they could not even take it back.
+func (c *controller) majorityWithout(leaving fulcrum.NodeID) error {
+	stay, there := 0, 0
+	for _, server := range c.n.catalog.Servers() {
+		if server.Node == leaving || !server.Voter {
+			continue
+		}
+		stay++
+		if c.heard(server.Node) {
+			there++
+		}
+	}
+	if need := stay/2 + 1; there < need {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "to remove %s: %d of the catalog's %d other voters are there, and it takes %d", leaving, there, stay, need)
+	}
+	return nil
+}

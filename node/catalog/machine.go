@@ -318,6 +318,10 @@ func (s *State) removeNode(r RemoveNode) error {
 		delete(s.Nodes, r.Node)
 		return nil
 	}
+	if stays := func(id fulcrum.NodeID) bool { return id != r.Node && !s.Nodes[id].Removing }; !slices.ContainsFunc(s.NodeNames(), stays) {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "node %s is the last one that stays: its replicas could go nowhere", r.Node).
+			WithHint("add a node first, or stop the cluster")
+	}
 	n.Removing = true
 	s.Nodes[r.Node] = n
 	return nil
