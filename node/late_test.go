@@ -1,6 +1,10 @@
 package node
 
 import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
 	"testing"
 
 	"fulcrum"
@@ -15,7 +19,7 @@ func openTestQueue(t *testing.T) *lateQueue {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	q, err := openLate(&Node{store: store, machine: catalog.NewMachine(), saving: newTurn()})
+	q, err := openLate(&Node{log: slog.New(slog.DiscardHandler), store: store, machine: catalog.NewMachine(), saving: newTurn()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +78,70 @@ func TestLateWritesWaitForACatalogThatIsBehind(t *testing.T) {
 	dropped.deliver(t.Context())
 	if n := dropped.state.Keys(); n != 0 {
 		t.Errorf("%d writes are kept for a shard that was dropped", n)
+	}
+}
+
+// What one shard is owed waits by itself: what others were owed, and got, goes.
+func TestLateWritesOfOneShardHoldUpNoOthers(t *testing.T) {
+	q := openTestQueue(t)
+	unheard := q.n.machine.State().NextGroup
+	for i := range 2*lateBatch + 1 {
+		e := fulcrum.Entry{Key: fmt.Append(nil, i), Value: []byte("v"), Version: fulcrum.Version{Time: 1, Actor: 1}}
+		for _, g := range []fulcrum.GroupID{unheard - 1, unheard} { // one that was dropped, and one to wait for
+			if err := q.Put(t.Context(), g, []fulcrum.Entry{e}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	q.deliver(t.Context())
+	left := map[fulcrum.GroupID]int{}
+	if err := q.state.Scan(nil, nil, func(e fulcrum.Entry) bool {
+		left[fulcrum.GroupID(binary.BigEndian.Uint64(e.Key))]++
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if left[unheard-1] != 0 || left[unheard] != 2*lateBatch+1 {
+		t.Errorf("%d writes are left for a shard that takes them, %d of %d for one that is waited for", left[unheard-1], left[unheard], 2*lateBatch+1)
+	}
+}
+
+// A write that came while an older one of its key was under way stays when that has arrived.
+func TestANewerLateWriteStays(t *testing.T) {
+	q := openTestQueue(t)
+	entry := func(time uint64) []fulcrum.Entry {
+		return []fulcrum.Entry{{Key: []byte("k"), Value: []byte("v"), Version: fulcrum.Version{Time: time, Actor: 1}}}
+	}
+	if err := q.Put(t.Context(), 7, entry(1)); err != nil {
+		t.Fatal(err)
+	}
+	sent, err := q.some(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(q.Put(t.Context(), 7, entry(2)), q.take(sent)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := q.some(nil, nil); err != nil || len(left) != 1 || left[0].Version.Time != 2 {
+		t.Errorf("the queue holds %v, %v; want the newer write", left, err)
+	}
+}
+
+// Hints have a bound; what was acknowledged in a closed epoch has none.
+func TestHintsHaveABound(t *testing.T) {
+	q := openTestQueue(t)
+	q.most = 2
+	entry := func(key string) []fulcrum.Entry {
+		return []fulcrum.Entry{{Key: []byte(key), Value: []byte("v"), Version: fulcrum.Version{Time: 1, Actor: 1}}}
+	}
+	if err := errors.Join(q.Hint(t.Context(), 7, entry("a")), q.Hint(t.Context(), 7, entry("b"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Hint(t.Context(), 7, entry("c")); !errors.Is(err, fulcrum.ErrOverloaded) || fulcrum.AsError(err).Maybe {
+		t.Errorf("a hint beyond the bound: %v", err)
+	}
+	if err := q.Put(t.Context(), 7, entry("d")); err != nil {
+		t.Errorf("a late write beyond the bound: %v", err)
 	}
 }
 

@@ -173,8 +173,8 @@ func (op *operation) writePart(ctx context.Context, g fulcrum.GroupID, p *writin
 			p.ws = nil
 			return res, nil
 		}
-		if fulcrum.AsError(hintErr).Maybe {
-			return nil, hintErr // it may be queued: no longer "not done"
+		if e := fulcrum.AsError(hintErr); e.Maybe || e.Code == fulcrum.CodeOverloaded || e.Code == fulcrum.CodeDisk {
+			return nil, hintErr // it may be queued: no longer "not done"; or no more are taken
 		}
 	}
 	if (p.late || again) && err != nil && !fulcrum.AsError(err).Maybe {
@@ -276,7 +276,7 @@ func (op *operation) hintAny(ctx context.Context, g fulcrum.GroupID, ws []fulcru
 	if mutant.On("hint-dropped") {
 		entries = nil // mutant: acknowledges a hint that it does not keep
 	}
-	if err := op.n.late.Put(hintCtx, g, entries); err != nil {
+	if err := op.n.late.Hint(hintCtx, g, entries); err != nil {
 		return nil, err
 	}
 	op.note(ref, consistency.L(consistency.Any), replication.Outcome{Given: consistency.L(consistency.Any), Staleness: -1, Hinted: len(ws)}, results)
