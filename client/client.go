@@ -65,6 +65,7 @@ type Client struct {
 	endpoints []string                  // base URLs as given, the last that answered first
 	nodes     map[fulcrum.NodeID]string // base URLs, as the cluster says
 	tables    map[string]*table         // by keyspace
+	silent    map[string]time.Time      // base URLs, when they were last found silent
 }
 
 // New makes a client of the cluster that has nodes at endpoints ("host:port" of

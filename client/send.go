@@ -75,9 +75,10 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 	defer cancel()
 	var maybe *fulcrum.Error
 	pause, began := 20*time.Millisecond, time.Now()
+	targets = c.soundFirst(targets)
 	for attempt := 1; ; attempt++ {
 		target := targets[(attempt-1)%len(targets)]
-		a, e := c.attempt(ctx, rq, target, rq.attempts-attempt)
+		a, e := c.attempt(ctx, rq, target, rq.attempts-attempt, len(targets) > 1)
 		if rq.keyspace != "" {
 			c.observe(rq.keyspace, a.receipt)
 		}
@@ -102,7 +103,7 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 			c.forget(rq.keyspace)
 		}
 		targets = c.hinted(e, targets, attempt)
-		if unreached(e) && attempt < len(targets) {
+		if (unreached(e) || errors.Is(e, errNoSign)) && attempt < len(targets) {
 			continue // the next node, at once
 		}
 		if !sleep(ctx, pause/2+rand.N(pause/2)) {
@@ -113,14 +114,33 @@ func (c *Client) do(ctx context.Context, rq request, targets []string) (answer, 
 }
 
 // attempt sends rq once. What may be sent again, with more attempts to come, gets
-// half of the time that is left: a node that is paused must not eat all of it.
-func (c *Client) attempt(ctx context.Context, rq request, target string, more int) (answer, *fulcrum.Error) {
-	if deadline, ok := ctx.Deadline(); ok && more > 0 && (rq.read || rq.cas || rq.id != "") {
+// half of the time that is left, so that one node does not eat all of it; and it waits for no
+// node that gives no sign of life, if there are others.
+func (c *Client) attempt(ctx context.Context, rq request, target string, more int, others bool) (answer, *fulcrum.Error) {
+	again := more > 0 && (rq.read || rq.cas || rq.id != "")
+	if deadline, ok := ctx.Deadline(); ok && again {
 		half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
 		ctx = half
 	}
-	return c.send(ctx, rq, target)
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	stop := c.watch(ctx, target, func() {
+		c.avoid(target, rq.keyspace)
+		if again && others {
+			giveUp(errNoSign)
+		}
+	})
+	began := time.Now()
+	a, e := c.send(ctx, rq, target)
+	stop()
+	switch {
+	case e == nil || a.status != 0:
+		c.answers(target)
+	case time.Since(began) > askAfter: // no answer, and too little time for the second question
+		c.avoid(target, rq.keyspace)
+	}
+	return a, e
 }
 
 // verdict is how a call ends that ends with e, when maybe is an attempt that may
@@ -184,7 +204,8 @@ func (c *Client) send(ctx context.Context, rq request, base string) (answer, *fu
 	}
 	resp, err := c.http.Do(hr)
 	if err != nil {
-		return answer{}, sendError(rq, base, err, !connected.Load() && (c.own != nil || dialing(err)))
+		unsent := !connected.Load() && (c.own != nil || dialing(err))
+		return answer{}, sendError(rq, base, because(ctx, err), unsent)
 	}
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header, base: base}
