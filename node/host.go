@@ -134,6 +134,9 @@ func (h *host) Run(ctx context.Context) error {
 			h.close(hd)
 		}
 	}()
+	if err := h.sweep(); err != nil { // it costs room on the disk, and the next start tries again
+		h.n.log.Warn("the disk keeps what nobody needs", "err", err)
+	}
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {

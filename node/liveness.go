@@ -100,20 +100,21 @@ func (n *Node) leaseRequest() adminRequest {
 	return adminRequest{Do: "lease", Life: n.store.Identity().Incarnation}
 }
 
-// removalDoubt is how long a node that has started waits for its first lease before it asks
+// removalDoubt is how long a node waits for a lease, its first one or another one, before it asks
 // everybody whom it may know whether it is in the cluster at all.
-const removalDoubt = 3 * time.Second
+const removalDoubt = takeoverTime
 
-// stillMember returns an error when this node was removed from the cluster while it did not run: its
-// copy of the catalog, in which it is a member, is old, and nobody tells it, as the catalog's group sends
-// nothing to who is not in it. It would go on with data that nobody keeps up to date. Only the word of
-// a leader counts that has confirmed that it is one (grantLease). A node that had a lease since it
-// started was there to hear of its removal, and stops when it is told to.
+// stillMember returns an error when this node was removed from the cluster while it did not run, or
+// nobody could reach it: its copy of the catalog, in which it is a member, is old, and nobody tells it, as
+// the catalog's group sends nothing to who is not in it. It would go on with data that nobody keeps up to
+// date. Only the word of a leader counts that has confirmed that it is one (grantLease).
 func (n *Node) stillMember(ctx context.Context, runs time.Duration) error {
 	n.lease.mu.Lock()
-	leased := !n.lease.asOf.IsZero()
+	if at := n.lease.asOf; !at.IsZero() {
+		runs = time.Since(at)
+	}
 	n.lease.mu.Unlock()
-	if leased || runs < removalDoubt {
+	if runs < removalDoubt {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewEvery)

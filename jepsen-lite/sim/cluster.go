@@ -91,7 +91,7 @@ type Cluster struct {
 
 	// Guarded by mu: those that may end by themselves without that being a failure of the
 	// cluster, and why. A bad disk excuses that until it is healed and once after it, a
-	// damaged one until it is wiped.
+	// damaged one and a removal until it is wiped.
 	mayEnd map[fulcrum.NodeID]excuse
 }
 
@@ -101,6 +101,7 @@ type excuse string
 const (
 	badDisk     excuse = "a fault of its disk"
 	damagedDisk excuse = "its disk was damaged"
+	itsRemoval  excuse = "it was removed"
 )
 
 // process is one life of a node.
@@ -458,6 +459,12 @@ func copyBlocks(out io.WriterAt, in io.Reader) (size int64, err error) {
 // Wipe takes the whole disk from a node that does not run.
 func (c *Cluster) Wipe(name fulcrum.NodeID) error {
 	c.mu.Lock()
+	before := c.ending[name]
+	c.mu.Unlock()
+	if before != nil {
+		<-before.done
+	}
+	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.procs[name] != nil {
 		return fmt.Errorf("node %s runs", name)
@@ -465,6 +472,15 @@ func (c *Cluster) Wipe(name fulcrum.NodeID) error {
 	c.disks[name] = vfs.NewCrashableMem()
 	delete(c.mayEnd, name)
 	return os.RemoveAll(c.Dir(name))
+}
+
+// Remove asks a node to have another one removed from the cluster, which then may end by
+// itself.
+func (c *Cluster) Remove(ctx context.Context, at, name fulcrum.NodeID) error {
+	c.mu.Lock()
+	c.mayEnd[name] = itsRemoval
+	c.mu.Unlock()
+	return c.Node(at).RemoveNode(ctx, name)
 }
 
 // Ready waits until every node that runs says that it is ready; its error says who

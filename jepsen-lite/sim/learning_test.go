@@ -63,7 +63,7 @@ func beginMove(t *testing.T, c *sim.Cluster) *move {
 	}
 	w, stop := writers(c, 1, 50*time.Millisecond, moved)
 	m.w, m.stop = w[moved], stop
-	if err := c.Node(m.leader).RemoveNode(t.Context(), m.leaves); err != nil {
+	if err := c.Remove(t.Context(), m.leader, m.leaves); err != nil {
 		t.Fatal(err)
 	}
 	m.awaits(t, c, "learner", func(sh fulcrum.ShardInfo) bool { return len(sh.Learners) == 1 })

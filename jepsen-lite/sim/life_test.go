@@ -315,7 +315,7 @@ func TestARemovedNodeGivesItsReplicasAway(t *testing.T) {
 		ready(t, c)
 		w, stop := writers(c, 2, 5*time.Millisecond, "cp", "ap", "lf")
 		time.Sleep(time.Second)
-		if err := c.Node("n1").RemoveNode(t.Context(), "n4"); err != nil {
+		if err := c.Remove(t.Context(), "n1", "n4"); err != nil {
 			t.Fatal(err)
 		}
 		gone := func() bool {
@@ -331,9 +331,7 @@ func TestARemovedNodeGivesItsReplicasAway(t *testing.T) {
 		if !gone() {
 			t.Errorf("n4 is still there: %+v", c.Node("n1").Shards())
 		}
-		if err := c.Kill("n4"); err != nil {
-			t.Fatal(err)
-		}
+		awaitEnd(t, c, "n4")
 		ready(t, c)
 		for ks := range modes {
 			wantAll(t, c, "n2", ks, w[ks].acked)

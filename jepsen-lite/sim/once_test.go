@@ -139,7 +139,7 @@ func TestIDsGoAlongWithAMoveAndNotWithASwitch(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := c.Node(at).RemoveNode(ctx, gone); err != nil {
+		if err := c.Remove(ctx, at, gone); err != nil {
 			t.Fatal(err)
 		}
 		for i := 0; ; i++ {

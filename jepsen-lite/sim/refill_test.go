@@ -2,7 +2,6 @@ package sim_test
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -72,21 +71,10 @@ func awaitAcked(t *testing.T, ws map[string]*writer, least int) {
 // removed takes a node out of the cluster, and its disk from it.
 func removed(t *testing.T, c *sim.Cluster, id fulcrum.NodeID) {
 	t.Helper()
-	if err := c.Node("n1").RemoveNode(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	there := func(n fulcrum.NodeInfo) bool { return n.Name == id }
-	for until := time.Now().Add(time.Minute); slices.ContainsFunc(c.Node("n1").Cluster().Nodes, there); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(until) {
-			t.Fatalf("%s is still there: %+v", id, c.Node("n1").Shards())
-		}
-	}
-	if err := c.Kill(id); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wipe(id); err != nil {
-		t.Fatal(err)
-	}
+	do(t, c.Remove(t.Context(), "n1", id))
+	awaitGone(t, c, id)
+	awaitEnd(t, c, id)
+	do(t, c.Wipe(id))
 }
 
 // awaitPlaced waits until every shard has so many replicas, and each of them the data.

@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ func TestARemovalLeavesTheCatalogAMajority(t *testing.T) {
 	inBubble(t, sim.ClusterOptions{Nodes: 5}, func(t *testing.T, c *sim.Cluster) {
 		do(t, c.Kill("n4", "n5"))
 		time.Sleep(10 * time.Second)
-		do(t, c.Node("n1").RemoveNode(t.Context(), "n3"))
+		do(t, c.Remove(t.Context(), "n1", "n3"))
 		time.Sleep(30 * time.Second)
 		do(t, makeKeyspace(t, c, "n1", "meanwhile"), c.Start("n4"))
 		awaitGone(t, c, "n3")
@@ -27,13 +28,25 @@ func TestARemovalLeavesTheCatalogAMajority(t *testing.T) {
 func TestTheLastNodeStays(t *testing.T) {
 	inBubble(t, sim.ClusterOptions{Nodes: 3}, func(t *testing.T, c *sim.Cluster) {
 		do(t, makeKeyspace(t, c, "n1", "kept"))
-		do(t, c.Node("n1").RemoveNode(t.Context(), "n2"), c.Node("n1").RemoveNode(t.Context(), "n3"))
+		do(t, c.Remove(t.Context(), "n1", "n2"), c.Remove(t.Context(), "n1", "n3"))
 		if err := c.Node("n1").RemoveNode(t.Context(), "n1"); !errors.Is(err, fulcrum.ErrConflict) {
 			t.Errorf("the last node: %v", err)
 		}
 		awaitGone(t, c, "n2", "n3")
-		do(t, c.Stop("n2", "n3"), makeKeyspace(t, c, "n1", "later"))
+		awaitEnd(t, c, "n2", "n3")
+		do(t, makeKeyspace(t, c, "n1", "later"))
 	})
+}
+
+// awaitEnd waits until nodes that were removed have ended by themselves.
+func awaitEnd(t *testing.T, c *sim.Cluster, ids ...fulcrum.NodeID) {
+	t.Helper()
+	runs := func(id fulcrum.NodeID) bool { return slices.Contains(c.Running(), id) }
+	for until := time.Now().Add(time.Minute); slices.ContainsFunc(ids, runs); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("of %v, which were removed, some still run: %v", ids, c.Running())
+		}
+	}
 }
 
 // awaitGone waits until n1 knows of none of the nodes.

@@ -186,13 +186,9 @@ func TestAWatchOutlivesTheNodesItIsAskedOf(t *testing.T) {
 						}
 					case 3:
 						if i == 3 { // its replicas move: their shards begin another epoch
-							if err := c.Node("n1").RemoveNode(t.Context(), "n6"); err != nil {
-								t.Fatal(err)
-							}
+							do(t, c.Remove(t.Context(), "n1", "n6"))
 							time.Sleep(10 * time.Second)
-							if err := c.Kill("n6"); err != nil {
-								t.Fatal(err)
-							}
+							awaitEnd(t, c, "n6")
 						}
 					}
 					time.Sleep(3 * time.Second)
