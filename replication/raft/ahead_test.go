@@ -31,11 +31,14 @@ func aheadOfLogs(t *testing.T, itsLogToo bool) {
 	c := replicationtest.NewCluster(t, 3, opener(raft.Tuning{}), replicationtest.Options{RunMayFail: true})
 	defer c.Close()
 	l := leader(t, c)
-	for i := range 12 {
-		mustPut(t, c, l, fmt.Sprint("old ", i), "v")
-	}
-	time.Sleep(time.Second)
 	ahead := others(c, l)[0]
+	for i := range 100 { // until much of it is not durable on the others
+		mustPut(t, c, l, fmt.Sprint("old ", i), "v")
+		time.Sleep(time.Second)
+		if b := others(c, ahead); max(c.State(b[0]).Durable(), c.State(b[1]).Durable())+4 <= c.State(ahead).Applied() {
+			break
+		}
+	}
 	ctx, cancel := within(time.Minute)
 	defer cancel()
 	if err := c.State(ahead).Flush(ctx); err != nil {

@@ -204,10 +204,11 @@ func (c *core) learn(in *instance, r confirmation) {
 
 // has reports whether the machine reflects the log up to index, and the log is known to agree
 // with the leader's as far. The machine alone is no proof: where logs have lost their ends it
-// may hold what the log does not go on with (errLost), which shows when that comes here.
+// may hold what the log does not go on with (errLost), which shows when that comes here. Whether
+// it has shown is looked at last: what is known to be committed moves on behind a failure, too.
 func (c *core) has(index uint64) bool {
 	in := c.instance.Load()
-	return in != nil && in.commit.Load() >= index && in.applied.Load() >= index && c.machine.applied() >= index
+	return in != nil && in.commit.Load() >= index && in.applied.Load() >= index && c.machine.applied() >= index && !c.silent()
 }
 
 // catchUp waits a little until the machine has applied index. r is what the leader
