@@ -121,7 +121,7 @@ func (a *app) faultDisk() *cobra.Command {
 	}
 	c.Flags().DurationVar(&stall, "stall", 0, "each sync takes this much longer")
 	c.Flags().BoolVar(&f.Full, "full", false, "writes fail as on a full disk")
-	c.Flags().BoolVar(&f.Fail, "fail", false, "syncs fail")
+	c.Flags().BoolVar(&f.Fail, "fail", false, "writes that must be synced are refused before anything is written (a real failed sync ends the node)")
 	return c
 }
 

@@ -79,8 +79,8 @@ func (e Effect) and(f Effect) Effect {
 // DiskEffect is what the disk of one node suffers. The zero DiskEffect is a healthy disk.
 type DiskEffect struct {
 	Stall time.Duration // each sync takes this much longer
-	Full  bool          // writes fail as on a full disk
-	Fail  bool          // syncs fail
+	Full  bool          // writes are refused, as on a full disk
+	Fail  bool          // they are, as by a disk that cannot sync: nothing was written, so unlike after a real failed sync the node goes on
 }
 
 // None reports whether the disk is healthy.

@@ -168,6 +168,14 @@ func (s *Store) DropState(g fulcrum.GroupID) error {
 	if len(states) == 0 {
 		return nil
 	}
+	setGoing := func(going bool) {
+		for _, st := range states {
+			st.mu.Lock()
+			st.going = going
+			st.mu.Unlock()
+		}
+	}
+	setGoing(true)
 	err := s.update(func(tx *bbolt.Tx) error {
 		for k, st := range states {
 			st.mu.RLock()
@@ -180,6 +188,7 @@ func (s *Store) DropState(g fulcrum.GroupID) error {
 		return nil
 	})
 	if err != nil {
+		setGoing(false)
 		return err
 	}
 	for _, st := range states {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -36,6 +37,7 @@ type state struct {
 	home    home              // the bucket of base.gen
 	target  standing          // what the commit under way will leave
 	turns   uint64            // how often frozen, gen or everything was replaced
+	going   bool              // DropState is at it: the bucket may be gone
 	dropped bool
 }
 
@@ -132,13 +134,21 @@ func (st *state) get(keys [][]byte, into []fulcrum.Entry, most int) (n int, err 
 		}
 		// No bucket: the state was never committed, or an Install took its place.
 		st.mu.RLock()
-		same := st.turns == turns
+		same, lost := st.turns == turns, st.hasLost()
 		st.mu.RUnlock()
-		if same {
+		switch {
+		case same && lost:
+			return 0, st.damaged(keys[absent[0]], errLostBucket)
+		case same:
 			return len(keys), nil
 		}
 	}
 }
+
+// hasLost reports whether a bucket that is not found should be there. The caller holds mu.
+func (st *state) hasLost() bool { return st.base.keys > 0 && !st.going }
+
+var errLostBucket = fmt.Errorf("its bucket: %w", errGap)
 
 // load reads the keys at some places from the file, up to the one with which they have more
 // than most bytes: all keys before n are answered then. Found is false when there is no bucket.
@@ -175,6 +185,8 @@ func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry
 				}
 				into[i] = copied(e) // the page goes with the transaction
 				size += len(e.Key) + len(e.Value)
+			} else if err := absent(b.Cursor(), at.seed, key); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -183,6 +195,42 @@ func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry
 		return 0, false, st.damaged(key, err)
 	}
 	return n, found, nil
+}
+
+// absent returns an error if a key that is not found may have been there. An entry that is
+// found is known by its sum, but bbolt finds its way by keys of pages that have none. Where one
+// of them is not what was written, a search ends beside it, or at the edge of the wrong page: the
+// two elements on either side are then out of order, or not whole.
+func absent(c *bbolt.Cursor, seed uint32, key []byte) error {
+	if err := rising(key, seed, func() ([]byte, []byte) { return c.Seek(key) }, c.Next, 1); err != nil {
+		return err
+	}
+	return preceded(c, seed, key)
+}
+
+// preceded is absent for what is before a key.
+func preceded(c *bbolt.Cursor, seed uint32, key []byte) error {
+	first := c.Last
+	if at, _ := c.Seek(key); at != nil {
+		first = c.Prev
+	}
+	return rising(key, seed, first, c.Prev, -1)
+}
+
+// rising returns an error unless two elements are whole and each is beyond the one before, the
+// first beyond key; or there are none.
+func rising(key []byte, seed uint32, first, then func() (key, stored []byte), direction int) error {
+	for _, move := range []func() ([]byte, []byte){first, then} {
+		at, stored := move()
+		if at == nil {
+			return nil
+		}
+		if bytes.Compare(at, key) != direction || !isWhole(seed, at, stored) {
+			return fmt.Errorf("key %q beside it: %w", at, errSum)
+		}
+		key = at
+	}
+	return nil
 }
 
 // copied returns e with slices of its own, in one piece.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 
 	"go.etcd.io/bbolt"
@@ -115,10 +116,20 @@ func (v *view) Scan(start, end []byte, f func(fulcrum.Entry) bool) error {
 }
 
 func (v *view) scan(sources []source, start, end []byte, f func(fulcrum.Entry) bool) error {
-	if b := v.tx.Bucket(v.name); b != nil {
+	b := v.tx.Bucket(v.name)
+	if b != nil {
 		sources = append(sources, &bucketSource{st: v.st, c: b.Cursor(), seed: v.seed, start: start, end: end})
+	} else if v.hasLost() {
+		return v.st.damaged(start, errLostBucket)
 	}
 	return merge(sources, f)
+}
+
+// hasLost reports whether a bucket that is not found should be there.
+func (v *view) hasLost() bool {
+	v.st.mu.RLock()
+	defer v.st.mu.RUnlock()
+	return v.base.keys > 0 && !v.st.going && !v.st.dropped
 }
 
 // Close ends the picture.
@@ -138,6 +149,7 @@ type bucketSource struct {
 	seed       uint32
 	start, end []byte
 	begun      bool
+	last       []byte
 }
 
 func (s *bucketSource) next() (e fulcrum.Entry, ok bool, err error) {
@@ -147,15 +159,24 @@ func (s *bucketSource) next() (e fulcrum.Entry, ok bool, err error) {
 			key, stored = s.c.Next()
 		} else {
 			s.begun = true
+			if len(s.start) > 0 {
+				if err := preceded(s.c, s.seed, s.start); err != nil {
+					return err
+				}
+			}
 			key, stored = s.c.Seek(s.start)
 		}
 		if key == nil || (s.end != nil && bytes.Compare(key, s.end) >= 0) {
 			return nil
 		}
+		if bytes.Compare(key, s.last) <= 0 {
+			return fmt.Errorf("key %q is out of order: %w", key, errSum)
+		}
 		// Copied, because pages go with the transaction and f may keep entries.
 		buf := append(append(make([]byte, 0, len(key)+len(stored)), key...), stored...)
 		ok = true
-		e, err = decodeEntry(s.seed, buf[:len(key):len(key)], buf[len(key):])
+		s.last = buf[:len(key):len(key)]
+		e, err = decodeEntry(s.seed, s.last, buf[len(key):])
 		return err
 	})
 	if err != nil {
