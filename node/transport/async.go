@@ -39,6 +39,7 @@ func (t *Transport) HandleAsync(ch Channel, fast AsyncHandler, slow Handler) {
 type asyncCall struct {
 	w        *wire
 	id       uint64
+	channel  Channel
 	deadline time.Time
 	ended    atomic.Bool // answered, or not taken: a second answer must not be counted out again
 }
@@ -46,7 +47,7 @@ type asyncCall struct {
 // offer asks h to take the call f, which is counted in the peer's inflight. If it
 // does, its answer counts it out.
 func (w *wire) offer(h AsyncHandler, f frame, deadline time.Time) (taken bool) {
-	a := &asyncCall{w: w, id: f.id, deadline: deadline}
+	a := &asyncCall{w: w, id: f.id, channel: f.channel, deadline: deadline}
 	if h(w.peer.id, f.payload, deadline, a.answer) {
 		return true
 	}
@@ -58,7 +59,7 @@ func (a *asyncCall) answer(reply []byte, err error) {
 	if a.ended.Swap(true) {
 		return
 	}
-	a.w.peer.inflight.Add(-1) // first: whoever hears the answer may call again
+	a.w.peer.inflight[a.channel].Add(-1) // first: whoever hears the answer may call again
 	a.w.answer(a.id, a.deadline, reply, err)
 }
 

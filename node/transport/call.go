@@ -171,17 +171,18 @@ func (t *Transport) handle(w *wire, f frame) {
 		w.answer(f.id, deadline, reply, err)
 		return
 	}
-	if w.peer.inflight.Add(1) > int64(t.o.MaxInflight) {
-		w.peer.inflight.Add(-1)
+	inflight := &w.peer.inflight[f.channel]
+	if inflight.Add(1) > int64(t.o.MaxInflight) {
+		inflight.Add(-1)
 		t.m.overloaded.Inc()
-		w.answer(f.id, deadline, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%s is handling %d calls of %s already", t.o.Node, t.o.MaxInflight, w.peer.id))
+		w.answer(f.id, deadline, nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "%s is handling %d calls of %s on channel %d already", t.o.Node, t.o.MaxInflight, w.peer.id, f.channel))
 		return
 	}
 	if h.async != nil && w.offer(h.async, f, deadline) {
 		return
 	}
 	if !t.begin() {
-		w.peer.inflight.Add(-1)
+		inflight.Add(-1)
 		w.answer(f.id, deadline, nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "%s is stopping", t.o.Node))
 		return
 	}
@@ -199,7 +200,7 @@ type task struct {
 
 func (t *Transport) do(k task) {
 	defer t.handling.Done()
-	defer k.w.peer.inflight.Add(-1)
+	defer k.w.peer.inflight[k.f.channel].Add(-1)
 	ctx, cancel := context.WithDeadline(t.life, k.deadline)
 	defer cancel()
 	reply, err := k.h(ctx, k.w.peer.id, k.f.payload)

@@ -25,11 +25,11 @@ type peer struct {
 	t  *Transport
 	id fulcrum.NodeID
 
-	inflight  atomic.Int64 // its calls that are being handled here
-	waiting   atomic.Int64 // bytes of calls that wait for a connection to it
-	wires     atomic.Int64 // connections, in both directions
-	lastHeard atomic.Int64 // Transport.now of its last bytes; 0: never
-	rtt       atomic.Int64 // of the last ping; 0: none yet
+	inflight  [256]atomic.Int64 // its calls that are being handled here, by channel
+	waiting   atomic.Int64      // bytes of calls that wait for a connection to it
+	wires     atomic.Int64      // connections, in both directions
+	lastHeard atomic.Int64      // Transport.now of its last bytes; 0: never
+	rtt       atomic.Int64      // of the last ping; 0: none yet
 
 	mu       sync.Mutex
 	wire     *wire    // outbound; may have ended
@@ -209,6 +209,16 @@ type PeerStats struct {
 	RTT        time.Duration // of the last ping, which are sent while calls wait; 0: none yet
 	QueueBytes int           // waiting to be sent to it
 	Connected  bool          // in either direction
+}
+
+// busy reports whether calls of p are being handled.
+func (p *peer) busy() bool {
+	for i := range p.inflight {
+		if p.inflight[i].Load() > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // LastHeard is when the last bytes of a node came; zero: never.

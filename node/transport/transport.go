@@ -60,7 +60,7 @@ type Options struct {
 
 	MaxFrameBytes    int           // of one payload; default fulcrum.MaxMessageBytes
 	QueueBytes       int           // unsent bytes a connection, past which calls are overloaded; default 64 MiB
-	MaxInflight      int           // calls of one peer being handled, past which they are overloaded; default 4096
+	MaxInflight      int           // calls of one peer on one channel being handled, past which they are overloaded: one channel's do not shut out another's; default 4096
 	MaxConns         int           // inbound connections; default 1024
 	CallTimeout      time.Duration // of calls whose ctx has no deadline; default fulcrum.DefaultRequestLimit
 	DialTimeout      time.Duration // of one attempt; default 5s

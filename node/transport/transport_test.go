@@ -179,6 +179,9 @@ func TestOverload(t *testing.T) {
 				t.Errorf("Call beyond the limit = %v, want overloaded", err)
 			}
 		}
+		if _, err := a.Call(within(t, time.Second), "b", chEcho, nil); err != nil {
+			t.Errorf("a call on another channel meanwhile: %v", err)
+		}
 		// The queue: nothing leaves a, so at most 10,000 bytes are taken.
 		time.Sleep(10 * time.Second)
 		for range 4 {

@@ -84,7 +84,7 @@ func (w *wire) check(now int64) error {
 	idle := int64(w.t.o.IdleTimeout)
 	if w.inbound {
 		// The dialer decides when a connection is idle; this is for one that vanished.
-		if now-lastRead > 2*idle && w.queued == 0 && w.peer.inflight.Load() == 0 {
+		if now-lastRead > 2*idle && w.queued == 0 && !w.peer.busy() {
 			return errIdle
 		}
 		return nil
