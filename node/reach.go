@@ -14,7 +14,8 @@ import (
 // A forwarded write that gets no answer has an unknown outcome, while a node that
 // is known to be out of reach makes it a definite refusal, or lets another replica
 // be asked. So a node not heard from just now is pinged before a request goes to it.
-// One that was heard from not long ago gets more time to answer: its link may be slow.
+// One that was heard from not long ago gets more time to answer, and so does one that was
+// heard from after it missed a ping, perhaps by the late answer to that: its link may be slow.
 const (
 	heardRecently = 25 * time.Millisecond
 	heardOfLate   = 600 * time.Millisecond
@@ -47,6 +48,14 @@ func (m *missed) lately(id fulcrum.NodeID, heard time.Time) bool {
 	return ok && time.Since(at) < missedFor && heard.Before(at)
 }
 
+// slow reports whether a node that missed a ping was heard from since.
+func (m *missed) slow(id fulcrum.NodeID, heard time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.at[id]
+	return ok && heard.After(at)
+}
+
 // reach returns CodeUnavailable if a node does not answer.
 func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 	if to == n.opt.Name {
@@ -58,7 +67,7 @@ func (n *Node) reach(ctx context.Context, to fulcrum.NodeID) error {
 	}
 	if !n.missed.lately(to, heard) {
 		limit := pingTimeout
-		if time.Since(heard) < heardOfLate {
+		if time.Since(heard) < heardOfLate || n.missed.slow(to, heard) {
 			limit = slowPing
 		}
 		pingCtx, cancel := context.WithTimeout(ctx, limit)
