@@ -296,37 +296,37 @@ func (c *Cluster) Start(ctx context.Context, name fulcrum.NodeID) error {
 
 // Launch starts a stopped node and does not wait.
 func (c *Cluster) Launch(name fulcrum.NodeID) error {
-	n, err := c.Node(name)
-	if err != nil {
-		return err
-	}
-	if n.running() {
-		return fulcrum.Errorf(fulcrum.CodeExists, "node %s is running already (pid %d)", name, n.PID)
-	}
-	if err := checkPorts(*n); err != nil {
-		return err
-	}
-	if err := c.spawn(n); err != nil {
-		return err
-	}
-	return c.Save()
+	return c.change(name, func(n *Node) error {
+		if n.running() {
+			return fulcrum.Errorf(fulcrum.CodeExists, "node %s is running already (pid %d)", name, n.PID)
+		}
+		if err := checkPorts(*n); err != nil {
+			return err
+		}
+		return c.spawn(n)
+	})
 }
 
 // Add starts a new node and has it join the cluster.
 func (c *Cluster) Add(ctx context.Context, zone string) (*Node, error) {
-	n := newNode(c.Dir, c.BasePort, c.nextIndex(), zone)
-	n.Joined = true
-	if err := checkPorts(n); err != nil {
+	var n Node
+	err := c.locked(func(now *Cluster) error {
+		n = newNode(c.Dir, c.BasePort, now.nextIndex(), zone)
+		n.Joined = true
+		if err := checkPorts(n); err != nil {
+			return err
+		}
+		now.put(n)
+		added := &now.Nodes[len(now.Nodes)-1]
+		err := now.spawn(added)
+		n = *added
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	c.Nodes = append(c.Nodes, n)
+	c.put(n)
 	added := &c.Nodes[len(c.Nodes)-1]
-	if err := c.spawn(added); err != nil {
-		return nil, err
-	}
-	if err := c.Save(); err != nil {
-		return nil, err
-	}
 	return added, added.WaitReady(ctx)
 }
 
@@ -336,14 +336,11 @@ func (c *Cluster) Forget(ctx context.Context, name fulcrum.NodeID) error {
 	if err := c.Stop(ctx, name); err != nil && !errors.Is(err, errNotRunning) {
 		return err
 	}
-	for i := range c.Nodes {
-		if c.Nodes[i].Name == name {
-			c.Gone = append(c.Gone, c.Nodes[i].Dir)
-			c.Nodes = append(c.Nodes[:i], c.Nodes[i+1:]...)
-			break
-		}
-	}
-	return c.Save()
+	c.drop(name)
+	return c.locked(func(now *Cluster) error {
+		now.drop(name)
+		return nil
+	})
 }
 
 var errNotRunning = errors.New("not running")
@@ -396,7 +393,7 @@ func (c *Cluster) end(ctx context.Context, sig syscall.Signal, limit time.Durati
 }
 
 func (c *Cluster) gone(ctx context.Context, n *Node) error {
-	began := time.Now()
+	began, pid := time.Now(), n.PID
 	for n.running() {
 		select {
 		case <-ctx.Done():
@@ -404,8 +401,12 @@ func (c *Cluster) gone(ctx context.Context, n *Node) error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	n.PID, n.Paused = 0, false
-	return c.Save()
+	return c.change(n.Name, func(n *Node) error {
+		if n.PID == pid { // else it was started again meanwhile
+			n.PID, n.Paused = 0, false
+		}
+		return nil
+	})
 }
 
 // Pause freezes a node, as a long garbage collection or a stopped machine would.
@@ -414,8 +415,7 @@ func (c *Cluster) Pause(name fulcrum.NodeID) error {
 	if err != nil {
 		return err
 	}
-	n.Paused = true
-	return c.Save()
+	return c.change(n.Name, func(n *Node) error { n.Paused = true; return nil })
 }
 
 // Resume lets a paused node go on.
@@ -424,14 +424,14 @@ func (c *Cluster) Resume(name fulcrum.NodeID) error {
 	if err != nil {
 		return err
 	}
-	n.Paused = false
-	return c.Save()
+	return c.change(n.Name, func(n *Node) error { n.Paused = false; return nil })
 }
 
 // Down stops all nodes, by force if they do not stop by themselves; wipe removes
 // the data directory too.
 func (c *Cluster) Down(ctx context.Context, wipe bool) error {
 	var g errgroup.Group
+	ran := slices.Clone(c.Nodes)
 	for i := range c.Nodes {
 		n := &c.Nodes[i]
 		if !n.running() {
@@ -453,8 +453,10 @@ func (c *Cluster) Down(ctx context.Context, wipe bool) error {
 				return err
 			}
 		}
-		if err := os.Remove(filepath.Join(c.Dir, File)); err != nil && !os.IsNotExist(err) {
-			return err
+		for _, file := range []string{File, File + ".lock"} {
+			if err := os.Remove(filepath.Join(c.Dir, file)); err != nil && !os.IsNotExist(err) {
+				return err
+			}
 		}
 		_ = os.Remove(c.Dir) // only if nothing else is in it
 		return nil
@@ -462,7 +464,14 @@ func (c *Cluster) Down(ctx context.Context, wipe bool) error {
 	if _, err := os.Stat(c.Dir); err != nil {
 		return nil
 	}
-	return c.Save()
+	return c.locked(func(now *Cluster) error {
+		for _, n := range ran {
+			if there, err := now.Node(n.Name); err == nil && there.PID == n.PID { // else it was started again meanwhile
+				there.PID, there.Paused = 0, false
+			}
+		}
+		return nil
+	})
 }
 
 func stopOrKill(ctx context.Context, n *Node) error {
