@@ -151,6 +151,9 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node, outside bool) erro
 		}
 		return fulcrum.Errorf(fulcrum.CodeUnavailable, "whether another %s is running will be known in %s", node.Name, takeoverTime)
 	}
+	if known && old.Incarnation == node.Incarnation && old.PeerAddr != node.PeerAddr && !n.lives.expired(node.Name) {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "node %s had a lease at %s until just now", node.Name, old.PeerAddr)
+	}
 	newDisk := known && old.Incarnation != node.Incarnation
 	if newDisk && n.inCatalog(node.Name) || outside && n.votes(node.Name) {
 		// Before the catalog takes its new data directory for the one that it has: see admitted.

@@ -318,6 +318,7 @@ func (n *Node) runRegister(ctx context.Context) error {
 	me := catalog.Node{Name: n.opt.Name, Zone: n.opt.Zone, RedisAddr: n.opt.RedisAddr, HTTPAddr: n.opt.HTTPAddr, PeerAddr: n.opt.PeerAddr,
 		GossipAddr: n.opt.GossipAddr, Incarnation: n.store.Identity().Incarnation, Voter: isInitialVoter(n)}
 	var namesake time.Time // since when a leader of our name is all that others know
+	var moved time.Time    // since when we are refused another address, as a node of our name has its lease
 	for {
 		if !n.admitted() && !n.outside.Load() { // it is not known yet which
 			select {
@@ -333,6 +334,15 @@ func (n *Node) runRegister(ctx context.Context) error {
 			return err
 		case ctx.Err() != nil:
 			return nil
+		}
+		switch {
+		case !errors.Is(err, fulcrum.ErrConflict):
+			moved = time.Time{}
+		case moved.IsZero():
+			moved = time.Now()
+		case time.Since(moved) > takeoverTime+renewEvery: // our own lease, of before a restart, has ended
+			return fulcrum.Errorf(fulcrum.CodeExists, "a node named %s is running at another address, with a copy of this data directory: %w", me.Name, err).
+				WithHint("two nodes with one memory break their promises: stop the other one first, or wipe this copy and join under another --name")
 		}
 		switch {
 		case !errors.Is(err, errNamesake):

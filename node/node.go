@@ -232,7 +232,9 @@ func (n *Node) restore() error {
 		}
 	}
 	if me, ok := n.machine.State().Nodes[n.opt.Name]; ok && me.Incarnation == n.store.Identity().Incarnation {
-		n.actor = me.Actor
+		if me.PeerAddr == n.opt.PeerAddr { // else the catalog must take it in at its new place: see moved
+			n.actor = me.Actor
+		}
 		n.takesPart.Store(true)
 	}
 	if n.store.Identity().Admitted {

@@ -98,6 +98,40 @@ func TestNodesByCommand(t *testing.T) {
 	wantServeRefusal(t, exitFailed, []string{"another data directory"}, again(n1.Dir))
 }
 
+// A copy of a data directory would be a second node with the votes and the promises of the
+// first: it is refused while that one runs. The same directory elsewhere, once its node has
+// stopped, is a node that moved.
+func TestACopyOfADataDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
+	c := start(t, 3, 0)
+	c.must("node", "stop", "n2")
+	elsewhere := filepath.Join(t.TempDir(), "n2")
+	if err := os.CopyFS(elsewhere, os.DirFS(c.node("n2").Dir)); err != nil {
+		t.Fatal(err)
+	}
+	c.must("node", "start", "n2")
+	base, err := local.FreeBasePort(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(offset int) string { return fmt.Sprintf("127.0.0.1:%d", base+offset+1) }
+	moved := func(dir string) []string {
+		return []string{"serve", "--name", "n2", "--cluster-id", c.ID, "--data", dir, "--redis-addr", at(0), "--http-addr", at(100), "--peer-addr", at(200), "--gossip-addr", at(300)}
+	}
+	wantServeRefusal(t, exitFailed, []string{"n2 is running at another address", "copy of this data directory"}, moved(elsewhere))
+	c.must("put", "-k", "cp", "k", "v")
+	c.must("node", "stop", "n2")
+	serveWith(t, moved(c.node("n2").Dir)...)
+	eventually(t, 30*time.Second, "n2 is live at its new address", func() error {
+		for _, n := range c.status("n1").Nodes {
+			if n.Name == "n2" && n.Live && n.PeerAddr == at(200) {
+				return nil
+			}
+		}
+		return errors.New("it is not")
+	})
+}
+
 // Once a cluster is up, every node takes every other for live, whichever is asked; also when
 // it is started again with its data.
 func TestNodesAreLiveOnceTheyAreUp(t *testing.T) {
