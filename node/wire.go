@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -219,7 +220,10 @@ func readWriteAnswer(b []byte) (replication.WriteReply, error) {
 	case err != nil:
 		return rep, fulcrum.Errorf(fulcrum.CodeUnknown, "answer to a forwarded write: %w", err)
 	case e != nil:
-		return rep, fulcrum.DecodeError(e)
+		if err = fulcrum.DecodeError(e); errors.Is(err, fulcrum.ErrShort) { // and AsError of that is definite
+			err = fulcrum.Errorf(fulcrum.CodeUnknown, "the error of a forwarded write cannot be read: %w", err)
+		}
+		return rep, err
 	}
 	return rep, nil
 }
