@@ -78,6 +78,16 @@ func changed(op *history.Op) bool {
 	return op.F.Mutates() && op.Outcome == history.OK && (op.F != history.CAS || op.Found)
 }
 
+// refused reports whether op is a CAS that was answered: the key is not as you expect it.
+// A run records that as a failure of CodeConflict without an error; a request that could
+// not be made has one.
+func refused(op *history.Op) bool {
+	if op.F != history.CAS || op.Found {
+		return false
+	}
+	return op.Outcome == history.OK || op.Outcome == history.Fail && op.Code == fulcrum.CodeConflict && op.Error == ""
+}
+
 // show notes an anomaly whose text is: what a did, why, what b did. Texts are made
 // only for those that are kept: a broken run can have a million.
 func (t *tally) show(h *history.History, kind, key string, a int32, why string, b int32) {

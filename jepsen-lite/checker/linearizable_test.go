@@ -43,6 +43,12 @@ func casOp(expect int, value string, v int) history.Op {
 	return op
 }
 
+// conflicting is a refused CAS as a run records it.
+func conflicting(op history.Op) history.Op {
+	op.Outcome, op.Code = history.Fail, fulcrum.CodeConflict
+	return op
+}
+
 func expiring(op history.Op, d time.Duration) history.Op { op.TTL = d; return op }
 
 func told(ops ...history.Op) *history.History {
@@ -111,6 +117,9 @@ func TestLinearizableByHand(t *testing.T) {
 		{"cas refused", told(ran(0, 1, ok(w, "a", 1)), ran(2, 3, ok(w, "b", 2)), ran(4, 5, casOp(1, "c", 0)), ran(6, 7, ok(r, "b", 2))), ""},
 		{"cas refused for no reason", told(ran(0, 1, ok(w, "a", 1)), ran(4, 5, casOp(1, "c", 0)), ran(6, 7, ok(r, "a", 1))), "false-refusal"},
 		{"cas of nothing refused for no reason", told(ran(0, 1, casOp(0, "c", 0)), ran(2, 3, ok(w, "a", 1)), ran(6, 7, ok(r, "a", 1))), "false-refusal"},
+		{"cas refused for no reason, as a run records it", told(ran(0, 1, ok(w, "a", 1)), ran(4, 5, conflicting(casOp(1, "c", 0))), ran(6, 7, ok(r, "a", 1))), "false-refusal"},
+		{"cas refused, as a run records it", told(ran(0, 1, ok(w, "a", 1)), ran(2, 3, ok(w, "b", 2)), ran(4, 5, conflicting(casOp(1, "c", 0))), ran(6, 7, ok(r, "b", 2))), ""},
+		{"a refused cas, as a run records it, was read", told(ran(0, 1, ok(w, "a", 1)), ran(2, 3, conflicting(casOp(7, "c", 0))), ran(6, 7, ok(r, "c", 2))), "aborted-read"},
 		{"a refused cas was read", told(ran(0, 1, ok(w, "a", 1)), ran(2, 3, casOp(7, "c", 0)), ran(6, 7, ok(r, "c", 2))), "aborted-read"},
 		{"expired", told(ran(0, 1, expiring(ok(w, "a", 1), 10*time.Millisecond)), ran(2, 3, ok(r, "a", 1)), ran(20, 21, ok(r, "", 0)), ran(22, 23, ok(r, "", 1))), ""},
 		{"expired too early", told(ran(0, 1, expiring(ok(w, "a", 1), 10*time.Millisecond)), ran(2, 3, ok(r, "", 0))), "lost-write"},

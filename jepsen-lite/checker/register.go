@@ -74,13 +74,13 @@ func (r *register) load(key string, ops []int32) {
 	for _, i := range ops {
 		op := &r.h.Ops[i]
 		switch {
+		case refused(op):
+			r.refused = append(r.refused, i)
 		case op.Outcome == history.Fail, op.F == history.Read && op.Outcome != history.OK:
 		case op.F == history.Read && !op.Found && op.Version.IsZero():
 			r.blank = append(r.blank, i)
 		case op.F == history.Read:
 			r.reads = append(r.reads, reading{op: i, node: none, ver: op.Version})
-		case op.Outcome == history.OK && op.F == history.CAS && !op.Found:
-			r.refused = append(r.refused, i)
 		case op.Outcome == history.OK && !op.Version.IsZero():
 			r.nodes = append(r.nodes, r.nodeOf(i, op.Version))
 		default:
@@ -186,11 +186,11 @@ func (r *register) learn(rd *reading, learned map[int32]fulcrum.Version) bool {
 		known = op.Version
 	}
 	switch {
+	case refused(op):
+		r.t.show(r.h, "aborted-read", r.key, rd.op, "is of a CAS that was reported as not applied:", w)
+		return false
 	case op.Outcome == history.Fail:
 		r.t.show(r.h, "aborted-read", r.key, rd.op, "is of a write that was reported as not done:", w)
-		return false
-	case op.Outcome == history.OK && op.F == history.CAS && !op.Found:
-		r.t.show(r.h, "aborted-read", r.key, rd.op, "is of a CAS that was reported as not applied:", w)
 		return false
 	case rd.ver.IsZero() && known.IsZero():
 		r.unclear = "a value was read without a version, and its write has none"

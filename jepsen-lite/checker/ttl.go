@@ -14,11 +14,13 @@ import (
 const ttlMargin = 50 * time.Millisecond
 
 // In raft mode the log's clock decides, whatever wall clocks show: a value never goes too
-// soon. It may go late by what a change of leader takes, and where replicas are restarted
-// by what they had not put into the log. While a majority is down its clock may stand, and for how
+// soon. It may go late by what each change of leader takes: from when the old one proposed its last entry
+// until the next one has applied it, which is an election of up to two seconds and the messages around it
+// (lateByLog allows for one, and lateFor for one more with each further fault). Where replicas are restarted it
+// may go late by what they had not put into the log. While a majority is down its clock may stand, and for how
 // long that was the check does not know: it then judges only what went too soon or came back.
 const (
-	logClockLate  = 2 * time.Second
+	logClockLate  = 3 * time.Second
 	logClockLost  = 30 * time.Second
 	logClockStood = 1000 * time.Hour
 )
@@ -31,7 +33,42 @@ const (
 //	early-expiry   gone sooner than its write's begin and its time to live, less the allowance, with no other mutation
 //	               that may have done it: where reads meet writes
 //	undead         found although an earlier read had found it expired, by more than the allowance, with no newer write
+//
+// In raft mode, where reads are linearizable, two more are judged. undead is, without any
+// allowance, between such reads alone: those of one replica, at the end of a run, promise
+// no order. And a CAS that wants the key absent says by its answer what it found:
+//
+//	false-refusal  refused, although what stood there had to be gone
+//	false-create   done, although a value had to stand there
 func TTL() Check { return Check{Name: "ttl", Run: runTTL} }
+
+// lateByLog is by how much a value may live too long where the log's clock decides.
+func lateByLog(s Spec) time.Duration {
+	named := func(words ...string) bool {
+		return slices.ContainsFunc(s.Nemeses, func(n string) bool {
+			return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(n, w) })
+		})
+	}
+	switch {
+	case named("kill-all", "kill-majority", "combined"):
+		return logClockStood
+	case named("kill", "restart", "disk"):
+		return logClockLate + logClockLost
+	}
+	return logClockLate
+}
+
+// lateFor is by how much what lived between two moments may live too long, if late is what
+// one change of leader allows for.
+func lateFor(late time.Duration, faults []history.Fault, from, to time.Duration) time.Duration {
+	n := 0
+	for _, f := range faults {
+		if f.Start <= to && f.End >= from {
+			n++
+		}
+	}
+	return late + time.Duration(max(0, n-1))*logClockLate
+}
 
 // ttlKey is one key of TTL.
 type ttlKey struct {
@@ -40,11 +77,13 @@ type ttlKey struct {
 	c         contract
 	s         Spec
 	name      string
-	allow     time.Duration // later than its time
+	faults    []history.Fault
+	allow     time.Duration // later than its time, and see lateFor
 	early     time.Duration // sooner than its time
 	byLog     bool          // the log decides: what a linearizable read found expired, none finds later
 	mutations []int32       // that may have taken effect, by Invoke
 	reads     []int32       // by Invoke
+	creates   []int32       // CAS that want the key absent, and were answered
 	writer    map[string]int32
 }
 
@@ -60,24 +99,12 @@ func runTTL(h *history.History, s Spec) Result {
 	allow, early := ttlMargin+2*s.Skew, ttlMargin+2*s.Skew
 	byLog := s.Mode == consistency.Raft && !slices.ContainsFunc(s.Modes, func(m consistency.Mode) bool { return m != consistency.Raft })
 	if byLog {
-		early, allow = 0, logClockLate
-		restarts := func(n string) bool {
-			return strings.Contains(n, "kill") || strings.Contains(n, "restart") || strings.Contains(n, "disk")
-		}
-		all := func(n string) bool {
-			return strings.Contains(n, "kill-all") || strings.Contains(n, "kill-majority") || strings.Contains(n, "combined")
-		}
-		switch {
-		case slices.ContainsFunc(s.Nemeses, all):
-			allow = logClockStood
-		case slices.ContainsFunc(s.Nemeses, restarts):
-			allow += logClockLost
-		}
+		early, allow = 0, lateByLog(s)
 	}
-	keys := byKey(h, func(op *history.Op) bool { return op.F != history.Scan && op.Outcome != history.Fail })
-	writes := 0
+	keys := byKey(h, func(op *history.Op) bool { return op.F != history.Scan && (op.Outcome != history.Fail || refused(op)) })
+	faults, writes := h.Faults(), 0
 	for n, name := range keys.names {
-		k := &ttlKey{tally: t, h: h, c: c, s: s, name: name, allow: allow, early: early, byLog: byLog, writer: map[string]int32{}}
+		k := &ttlKey{tally: t, h: h, c: c, s: s, name: name, faults: faults, allow: allow, early: early, byLog: byLog, writer: map[string]int32{}}
 		writes += k.collect(keys.ops(n))
 		k.judge()
 	}
@@ -96,6 +123,12 @@ func (k *ttlKey) collect(ops []int32) (writes int) {
 			if op.Outcome == history.OK {
 				k.reads = append(k.reads, i)
 			}
+			continue
+		}
+		if op.F == history.CAS && op.Expect.IsZero() && op.Outcome != history.Info {
+			k.creates = append(k.creates, i)
+		}
+		if refused(op) {
 			continue
 		}
 		k.mutations = append(k.mutations, i)
@@ -125,18 +158,37 @@ func (k *ttlKey) judge() {
 		}
 		k.found(w, r, gone)
 	}
+	for _, i := range k.creates {
+		if !k.strict() {
+			return
+		}
+		k.create(i)
+	}
 }
+
+// late is by how much what w wrote may still be there at a moment.
+func (k *ttlKey) late(w *history.Op, at time.Duration) time.Duration {
+	if !k.byLog {
+		return k.allow
+	}
+	return lateFor(k.allow, k.faults, w.Invoke, at)
+}
+
+// strict reports whether the log decides and answers are in its order.
+func (k *ttlKey) strict() bool { return k.byLog && k.c.linear }
 
 func (k *ttlKey) found(w, r int32, gone map[int32]int32) {
 	read, write := &k.h.Ops[r], &k.h.Ops[w]
 	k.stats["reads_live"]++
-	if write.Outcome == history.OK && read.Invoke > write.Return+write.TTL+k.allow {
+	if write.Outcome == history.OK && read.Invoke > write.Return+write.TTL+k.late(write, read.Invoke) {
 		k.add("expired-value", k.name, []int{int(w), int(r)}, "%s, %v after the end of its write with a time to live of %v", say(k.h, r), read.Invoke-write.Return, write.TTL)
 		return
 	}
 	back := 2 * k.allow
-	if k.byLog && k.c.linear {
-		back = 0
+	if k.strict() {
+		if back = 0; !k.c.meets(k.s, read) {
+			return
+		}
 	}
 	if first, ok := gone[w]; ok && read.Invoke > k.h.Ops[first].Return+back {
 		k.add("undead", k.name, []int{int(w), int(first), int(r)}, "%s, although %s had found it expired", say(k.h, r), say(k.h, first))
@@ -157,9 +209,58 @@ func (k *ttlKey) missing(w, r int32, gone map[int32]int32) {
 		return
 	}
 	k.stats["reads_expired"]++
+	if k.strict() && !k.c.meets(k.s, read) {
+		return
+	}
 	if _, ok := gone[w]; !ok {
 		gone[w] = r
 	}
+}
+
+// create judges a CAS that wants the key absent. A mutation of unknown outcome may have
+// stood there, or have taken away what did.
+func (k *ttlKey) create(i int32) {
+	op := &k.h.Ops[i]
+	before := none // the newest mutation before it, if it was done
+	live := none   // one that may have stood there
+	for _, m := range k.mutations {
+		by := &k.h.Ops[m]
+		switch {
+		case m == i || by.Invoke > op.Return:
+		case by.Outcome != history.OK || by.Version.IsZero():
+			return
+		case refused(op):
+			if by.F != history.Delete && !k.goneBy(m, op.Invoke) {
+				live = m
+			}
+		case by.Version.Less(op.Version) && (before == none || k.h.Ops[before].Version.Less(by.Version)):
+			before = m
+		}
+	}
+	k.stats["creates"]++
+	switch {
+	case refused(op):
+		if live == none {
+			k.add("false-refusal", k.name, []int{int(i)}, "%s was refused as if a value stood there, and whatever did was deleted, or had expired long before", say(k.h, i))
+		}
+	case before == none || k.h.Ops[before].F == history.Delete:
+	default:
+		if w := &k.h.Ops[before]; w.TTL == 0 || op.Return < w.Invoke+w.TTL-k.early {
+			k.add("false-create", k.name, []int{int(before), int(i)}, "%s was done as if nothing stood there, and there stood what was left by %s, with a time to live of %v", say(k.h, i), say(k.h, before), w.TTL)
+		}
+	}
+}
+
+// goneBy reports whether what mutation m left was surely expired, or replaced, at a moment.
+func (k *ttlKey) goneBy(m int32, at time.Duration) bool {
+	w := &k.h.Ops[m]
+	if w.TTL > 0 && w.Return+w.TTL+k.late(w, at) < at {
+		return true
+	}
+	return slices.ContainsFunc(k.mutations, func(n int32) bool {
+		o := &k.h.Ops[n]
+		return o.Outcome == history.OK && o.Return < at && w.Version.Less(o.Version)
+	})
 }
 
 // last is the expiring write that read r, which found nothing, must have met, when no

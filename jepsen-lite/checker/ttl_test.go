@@ -4,9 +4,22 @@ import (
 	"testing"
 	"time"
 
+	"fulcrum"
 	"fulcrum/consistency"
 	"fulcrum/jepsen-lite/history"
 )
+
+// create is a CAS that wants the key absent; conflict: it was refused.
+func create(invoke, ret int, value string, mods ...mod) history.Op {
+	return did(invoke, ret, history.CAS, "k", value, append([]mod{func(op *history.Op) { op.Found = true }}, mods...)...)
+}
+
+// atOne is a read of one replica alone.
+func atOne(op *history.Op) { op.Level = consistency.L(consistency.One) }
+
+func conflict(op *history.Op) {
+	op.Outcome, op.Code, op.Found = history.Fail, fulcrum.CodeConflict, false
+}
 
 func TestTTL(t *testing.T) {
 	linear, stale := linearRaft, staleRaft // by wall clocks
@@ -38,12 +51,39 @@ func TestTTL(t *testing.T) {
 		{"written again", linear, []history.Op{w, live, gone, write(2100, 2101, "b", vsn(2)), read(2200, 2201, "b", vsn(2))}, Valid, nil, nil},
 		{"nothing seen to expire", linear, []history.Op{w, live}, Unknown, nil, nil},
 		{"nothing seen to live", linear, []history.Op{w, gone}, Unknown, nil, nil},
-		{"by the log, within its allowance", linearRaft, []history.Op{w, live, read(3005, 3006, "a", vsn(1)), read(3500, 3501, "")}, Valid, nil, nil},
-		{"by the log, too late", linearRaft, []history.Op{w, live, read(3011, 3012, "a", vsn(1)), read(3500, 3501, "")}, Invalid, []string{"expired-value"}, nil},
+		{"by the log, within its allowance", linearRaft, []history.Op{w, live, read(4005, 4006, "a", vsn(1)), read(4500, 4501, "")}, Valid, nil, nil},
+		{"by the log, too late", linearRaft, []history.Op{w, live, read(4011, 4012, "a", vsn(1)), read(4500, 4501, "")}, Invalid, []string{"expired-value"}, nil},
 		{"by the log, after all were down", spoilt(linearRaft, "kill-all"), []history.Op{w, live, read(20000, 20001, "a", vsn(1)), read(30000, 30001, "")}, Valid, nil, nil},
 		{"by the log, a little too early", linearRaft, []history.Op{w, live, read(990, 999, ""), gone}, Invalid, []string{"early-expiry"}, nil},
 		{"by the log, too early, though clocks were off", logSkewed, []history.Op{w, live, read(990, 999, ""), gone}, Invalid, []string{"early-expiry"}, nil},
 		{"by the log, back from the dead", linearRaft, []history.Op{w, live, read(1001, 1002, "", vsn(1)), read(1010, 1011, "a", vsn(1)), gone}, Invalid, []string{"undead"}, nil},
+		{"by the log, found expired, and then live on one replica", linearRaft, []history.Op{w, live, read(1001, 1002, "", vsn(1)), read(1010, 1011, "a", vsn(1), atOne), gone}, Valid, nil, nil},
+		{"by the log, expired on one replica, and then live", linearRaft, []history.Op{w, live, read(1001, 1002, "", vsn(1), atOne), read(1010, 1011, "a", vsn(1)), gone}, Valid, nil, nil},
+		{"created when it had expired", linearRaft, []history.Op{w, live, read(1001, 1002, ""), create(1003, 1004, "b", vsn(2)), read(2010, 2011, "b", vsn(2))}, Valid, nil, map[string]float64{"creates": 1}},
+		{"created before it had expired", linearRaft, []history.Op{w, live, create(900, 990, "b", vsn(2)), read(2010, 2011, "b", vsn(2)), gone}, Invalid, []string{"false-create"}, nil},
+		{"created over what never expires", linearRaft, []history.Op{w, live, gone, write(2100, 2101, "b", vsn(2)), create(2200, 2201, "c", vsn(3))}, Invalid, []string{"false-create"}, nil},
+		{"created over what perhaps was deleted", linearRaft, []history.Op{w, live, gone, write(2100, 2101, "b", vsn(2)), del(2102, 2103, unsure), create(2200, 2201, "c", vsn(3))}, Valid, nil, nil},
+		{"created behind a delete", linearRaft, []history.Op{w, live, gone, write(2100, 2101, "b", vsn(2)), del(2102, 2103, vsn(3)), create(2200, 2201, "c", vsn(4))}, Valid, nil, nil},
+		{"not created while it lives", linearRaft, []history.Op{w, live, create(900, 990, "b", conflict), gone}, Valid, nil, map[string]float64{"creates": 1}},
+		{"not created, within the allowance", linearRaft, []history.Op{w, live, create(4005, 4006, "b", conflict), read(4500, 4501, "")}, Valid, nil, nil},
+		{"not created long after", linearRaft, []history.Op{w, live, create(4011, 4012, "b", conflict), read(4500, 4501, "")}, Invalid, []string{"false-refusal"}, nil},
+		{"not created behind a delete", linearRaft, []history.Op{w, live, gone, del(2102, 2103, vsn(3)), create(2200, 2201, "c", conflict)}, Invalid, []string{"false-refusal"}, nil},
+		{"not created beside a write that had begun", linearRaft, []history.Op{w, live, gone, write(4100, 4300, "b", vsn(2)), create(4200, 4201, "c", conflict)}, Valid, nil, nil},
+		{"not created where clocks decide", linear, []history.Op{w, live, create(4011, 4012, "b", conflict), read(4500, 4501, "")}, Valid, nil, nil},
 		{"clocks off by nobody knows what", spoilt(linear, "clock-bump"), []history.Op{w, live, gone}, Unknown, nil, nil},
 	})
+}
+
+// Each fault in the life of a value may move the leadership, and cost the log's clock time.
+func TestLateForFaults(t *testing.T) {
+	fault := func(start, end int) history.Fault {
+		return history.Fault{Start: time.Duration(start) * time.Second, End: time.Duration(end) * time.Second}
+	}
+	faults := []history.Fault{fault(0, 2), fault(4, 6), fault(8, 9)}
+	for _, tc := range []struct{ from, to, changes int }{{3, 3, 1}, {3, 5, 1}, {3, 8, 2}, {1, 20, 3}, {10, 20, 1}} {
+		got := lateFor(logClockLate, faults, time.Duration(tc.from)*time.Second, time.Duration(tc.to)*time.Second)
+		if got != time.Duration(tc.changes)*logClockLate {
+			t.Errorf("between %d s and %d s: %v, want what %d changes take", tc.from, tc.to, got, tc.changes)
+		}
+	}
 }

@@ -1,8 +1,10 @@
 package checker
 
 import (
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"fulcrum"
 	"fulcrum/jepsen-lite/history"
@@ -14,10 +16,12 @@ import (
 //	repeated       a change is told a second time
 //	out-of-order   an older change of a key comes behind a newer one
 //	gap            an acknowledged write, asked for after the watch had begun, is not told, and
-//	               something newer of its key is; or no final operation, on any node, tells it
+//	               something newer of its key is; or no final operation, on any node, tells it,
+//	               or that it has expired long ago
 //	split-batch    the changes of one request are not in one batch
 //	early          what was acknowledged before the watch was asked for is told
 //	phantom-event  nobody wrote it, or only a request that failed, or that came later
+//	early-expiry   a value is told to be gone before its time
 //	wrong-event    not the key or the version that was written
 //
 // Gaps show, too, that a position was not true: what it claims not to have happened did.
@@ -37,23 +41,22 @@ type watchChain struct {
 	told   telling
 	finals int
 	late   map[int]int // write: how many final operations did not tell it
+	stays  map[int]int // write: how many final operations did not tell that it has expired
 }
 
 // telling is what was told up to some point.
 type telling struct {
-	newest map[string]fulcrum.Version // by key
-	events map[event]bool
+	newest  map[string]fulcrum.Version // by key
+	events  map[event]bool
+	expired map[int]bool // writes
+}
+
+func newTelling() telling {
+	return telling{newest: map[string]fulcrum.Version{}, events: map[event]bool{}, expired: map[int]bool{}}
 }
 
 func (t telling) clone() telling {
-	c := telling{newest: map[string]fulcrum.Version{}, events: map[event]bool{}}
-	for k, v := range t.newest {
-		c.newest[k] = v
-	}
-	for e := range t.events {
-		c.events[e] = true
-	}
-	return c
+	return telling{newest: maps.Clone(t.newest), events: maps.Clone(t.events), expired: maps.Clone(t.expired)}
 }
 
 type watchRun struct {
@@ -61,13 +64,17 @@ type watchRun struct {
 	h       *history.History
 	writes  map[string]int   // value -> Write or Pair
 	deletes map[string][]int // key -> Delete
-	changes []int            // acknowledged, in the order of Invoke
+	expires map[string][]int // key -> Write with a time to live
+	late    time.Duration    // by which an expiry may be: see lateFor
+	faults  []history.Fault
+	changes []int // acknowledged, in the order of Invoke
 	chains  []*watchChain
 	open    map[int]*watchChain // by client
 }
 
-func runWatches(h *history.History, _ Spec) Result {
-	r := &watchRun{tally: newTally("watch"), h: h, writes: map[string]int{}, deletes: map[string][]int{}, open: map[int]*watchChain{}}
+func runWatches(h *history.History, s Spec) Result {
+	r := &watchRun{tally: newTally("watch"), h: h, late: lateByLog(s), faults: h.Faults(),
+		writes: map[string]int{}, deletes: map[string][]int{}, expires: map[string][]int{}, open: map[int]*watchChain{}}
 	r.collect()
 	for i := range h.Ops {
 		if op := &h.Ops[i]; op.F == history.Watch && op.Phase == history.Main {
@@ -102,6 +109,9 @@ func (r *watchRun) collect() {
 		switch op.F {
 		case history.Write, history.Pair:
 			r.writes[op.Value] = i
+			if op.TTL > 0 {
+				r.expires[op.Key] = append(r.expires[op.Key], i)
+			}
 		case history.Delete:
 			r.deletes[op.Key] = append(r.deletes[op.Key], i)
 		default:
@@ -125,7 +135,7 @@ func (r *watchRun) follow(i int, op *history.Op) {
 	c := r.open[op.Client]
 	switch {
 	case op.Value == "":
-		c = &watchChain{first: i, told: telling{map[string]fulcrum.Version{}, map[event]bool{}}, late: map[int]int{}}
+		c = &watchChain{first: i, told: newTelling(), late: map[int]int{}, stays: map[int]int{}}
 		r.open[op.Client], r.chains = c, append(r.chains, c)
 	case c == nil || c.last != op.Value:
 		r.unknown("operation %d goes on behind a position that its client was not told last", i)
@@ -148,6 +158,9 @@ func (r *watchRun) finish(i int, op *history.Op) {
 		r.take(c, i, op, told)
 		for _, w := range r.missing(c, told) {
 			c.late[w]++
+		}
+		for _, w := range r.staying(told, op.Invoke) {
+			c.stays[w]++
 		}
 	}
 }
@@ -183,8 +196,56 @@ func (r *watchRun) take(c *watchChain, i int, op *history.Op, told telling) {
 		if w, ok := r.writes[e.value]; ok && r.h.Ops[w].F == history.Pair {
 			pairs[e.value]++
 		}
+		if w, ok := r.expiry(e); ok {
+			r.gone(i, op, e, w, told)
+			continue
+		}
 		r.origin(c, i, op, e)
 	}
+}
+
+// expiry finds the write that e tells the end of; false: e is nothing of the kind.
+func (r *watchRun) expiry(e event) (write int, ok bool) {
+	if e.value != "" {
+		return 0, false
+	}
+	for _, w := range r.deletes[e.key] {
+		if op := &r.h.Ops[w]; op.Outcome != history.Fail && (op.Version == e.version || op.Version.IsZero()) {
+			return 0, false
+		}
+	}
+	for _, w := range r.expires[e.key] { // the newest that is older than e
+		if op := &r.h.Ops[w]; op.Outcome != history.Fail && op.Version.Less(e.version) && (!ok || r.h.Ops[write].Version.Less(op.Version)) {
+			write, ok = w, true
+		}
+	}
+	return write, ok
+}
+
+// gone judges that e, told by operation i, is the end of write w.
+func (r *watchRun) gone(i int, op *history.Op, e event, w int, told telling) {
+	by := &r.h.Ops[w]
+	switch end := by.Invoke + by.TTL; {
+	case told.expired[w]:
+		r.add("repeated", e.key, []int{w, i}, "that %q has expired is told again at %v by %s", by.Value, op.Invoke, op.Node)
+	case op.Return < end:
+		r.add("early-expiry", e.key, []int{w, i}, "%s is told until %v by %s, and %q was to live until %v at the least", e, op.Return, op.Node, by.Value, end)
+	}
+	told.expired[w] = true
+	r.stats["expiries"]++
+}
+
+// staying lists what was told to be written, is gone for long at the time now, and was not told to be.
+func (r *watchRun) staying(told telling, now time.Duration) (out []int) {
+	for key, writes := range r.expires {
+		for _, w := range writes {
+			op := &r.h.Ops[w]
+			if op.Outcome == history.OK && has(told, op) && told.newest[key] == op.Version && op.Return+op.TTL+lateFor(r.late, r.faults, op.Invoke, now) < now {
+				out = append(out, w)
+			}
+		}
+	}
+	return out
 }
 
 func (e event) String() string {
@@ -283,6 +344,11 @@ func (r *watchRun) gaps(c *watchChain) (judged int) {
 			r.add("gap", op.Key, []int{w, c.first}, "%s %q of version %v, acknowledged at %v, was not told by the watch that began at %v", op.F, op.Key, op.Version, op.Return, r.h.Ops[c.first].Invoke)
 		case c.finals > 0 && c.late[w] == c.finals:
 			r.unknown("%s %q, acknowledged at %v, was not told by the end of the run", op.F, op.Key, op.Return)
+		}
+	}
+	for _, w := range slices.Sorted(maps.Keys(c.stays)) {
+		if op := &r.h.Ops[w]; c.finals > 1 && c.stays[w] == c.finals {
+			r.add("gap", op.Key, []int{w, c.first}, "that %q, written until %v to live for %v, has expired was not told by the watch that began at %v", op.Value, op.Return, op.TTL, r.h.Ops[c.first].Invoke)
 		}
 	}
 	for _, w := range r.changes {

@@ -44,6 +44,7 @@ func compactedAt(op *history.Op) { op.Outcome, op.Code = history.Fail, fulcrum.C
 
 func TestWatches(t *testing.T) {
 	begin, one, two := tells(0, 1, "", "[p0]"), wrote(2, 3, "1", 5), wrote(4, 5, "2", 6)
+	expires := did(2, 3, history.Write, "wx", "7", vsn(6), lives(1000))
 	judgeRows(t, Watches(), []row{
 		{"all told, over two operations", linearRaft, []history.Op{begin, one, tells(2, 4, "p0", "wa=1@5 [p1]"), two, tells(6, 7, "p1", "wa=2@6 [p2]"), tells(8, 9, "p2", "[p2]", final)},
 			Valid, nil, map[string]float64{"watches": 1, "writes_judged": 2, "events": 2}},
@@ -77,6 +78,15 @@ func TestWatches(t *testing.T) {
 		{"skipped instead of told", linearRaft, []history.Op{begin, one, two, wrote(6, 7, "3", 7), tells(8, 9, "p0", "wa=3@7 [p6]"), tells(12, 13, "p6", "[p6]", final)}, Invalid, []string{"gap"}, nil},
 		{"goes on behind nothing it was told", linearRaft, []history.Op{begin, one, tells(4, 5, "p9", "wa=1@5 [p1]"), tells(8, 9, "p0", "wa=1@5 [p1]", final)}, Unknown, nil, nil},
 		{"an open batch", linearRaft, []history.Op{begin, one, tells(4, 5, "p0", "wa=1@5"), tells(8, 9, "wa=1@5", "[p1]", final)}, Unknown, nil, nil},
+		{"an expiry", linearRaft, []history.Op{begin, one, expires, tells(2000, 2001, "p0", "wa=1@5 wx=7@6 wx=@9 [p1]"), tells(8000, 9000, "p1", "[p1]", final)}, Valid, nil, map[string]float64{"expiries": 1}},
+		{"an expiry at the end only", linearRaft, []history.Op{begin, one, expires, tells(6, 7, "p0", "wa=1@5 wx=7@6 [p1]"), tells(8000, 9000, "p1", "wx=@9 [p2]", final)}, Valid, nil, nil},
+		{"an expiry that is perhaps only late", linearRaft, []history.Op{begin, one, expires, tells(6, 7, "p0", "wa=1@5 wx=7@6 [p1]"), tells(3900, 3999, "p1", "[p1]", final), tells(3900, 3999, "p1", "[p1]", final, on("n2"))}, Valid, nil, nil},
+		{"an expiry that is never told", linearRaft, []history.Op{begin, one, expires, tells(6, 7, "p0", "wa=1@5 wx=7@6 [p1]"), tells(8000, 9000, "p1", "[p1]", final), tells(8000, 9000, "p1", "[p1]", final, on("n2"))}, Invalid, []string{"gap"}, nil},
+		{"an expiry told twice", linearRaft, []history.Op{begin, one, expires, tells(2000, 2001, "p0", "wa=1@5 wx=7@6 wx=@9 wx=@10 [p1]"), tells(8000, 9000, "p1", "[p1]", final)}, Invalid, []string{"repeated"}, nil},
+		{"an expiry told again by another node", linearRaft, []history.Op{begin, one, expires, tells(2000, 2001, "p0", "wa=1@5 wx=7@6 wx=@9 [p1]"), tells(8000, 9000, "p1", "wx=@11 [p2]", final)}, Invalid, []string{"repeated"}, nil},
+		{"an expiry before its time", linearRaft, []history.Op{begin, one, expires, tells(900, 1001, "p0", "wa=1@5 wx=7@6 wx=@9 [p1]"), tells(8000, 9000, "p1", "[p1]", final)}, Invalid, []string{"early-expiry"}, nil},
+		{"an expiry after a delete", linearRaft, []history.Op{begin, one, expires, did(4, 5, history.Delete, "wx", "", vsn(7)), tells(6, 7, "p0", "wa=1@5 wx=7@6 wx=@7 [p1]"), tells(8000, 9000, "p1", "[p1]", final), tells(8000, 9000, "p1", "[p1]", final)}, Valid, nil, nil},
+		{"an expiry of before the watch, removed behind its beginning", linearRaft, []history.Op{expires, tells(5000, 5001, "", "[p0]"), wrote(5002, 5003, "1", 8), tells(5010, 5011, "p0", "wx=@7 wa=1@8 [p1]"), tells(8000, 9000, "p1", "[p1]", final)}, Valid, nil, nil},
 		{"not followed to the end", linearRaft, []history.Op{begin, one, tells(4, 5, "p0", "wa=1@5 [p1]")}, Unknown, nil, nil},
 		{"nothing written", linearRaft, []history.Op{begin, tells(8, 9, "p0", "[p0]", final)}, Unknown, nil, nil},
 	})

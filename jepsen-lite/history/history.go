@@ -95,7 +95,7 @@ type Op struct {
 	// replica still had one.
 	Version fulcrum.Version
 
-	TTL       time.Duration // Write: the value expires so long after it took effect; 0: never
+	TTL       time.Duration // Write, CAS: the value expires so long after it took effect; 0: never
 	Staleness time.Duration // the receipt's claim of how old the answer may be; negative: none
 	Acks      int
 	Mode      consistency.Mode // in which the request was served, as the receipt says

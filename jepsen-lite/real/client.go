@@ -123,7 +123,8 @@ func (c *conn) put(ctx context.Context, rq workload.Request) (workload.Reply, er
 		more = append(more, client.IfAbsent())
 	case rq.F == history.CAS:
 		more = append(more, client.IfVersion(rq.Expect))
-	case rq.TTL > 0:
+	}
+	if rq.TTL > 0 {
 		more = append(more, client.TTL(rq.TTL))
 	}
 	rc, err := c.w.cli.Put(ctx, rq.Keyspace, rq.Key, []byte(rq.Value), options(rq, more...)...)

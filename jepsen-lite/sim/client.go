@@ -107,7 +107,7 @@ func write(ctx context.Context, b api.Backend, call api.Call, rq workload.Reques
 	case history.Write, history.Add:
 		w.TTL = rq.TTL.Milliseconds()
 	case history.CAS:
-		w.If, w.At = fulcrum.IfVersion, rq.Expect
+		w.If, w.At, w.TTL = fulcrum.IfVersion, rq.Expect, rq.TTL.Milliseconds()
 		if rq.Expect.IsZero() {
 			w.If = fulcrum.IfAbsent
 		}

@@ -4,12 +4,13 @@ import (
 	"fulcrum/jepsen-lite/history"
 )
 
-// blind writes, deletes and reads without looking: what every mode takes.
+// blind writes, deletes and reads without looking: what every mode takes. Where all modes
+// can, it may create keys as well: write them if nothing is there.
 type blind struct {
-	s                    Setup
-	keys                 *keys
-	read, write, deleted int // weights
-	ttl                  bool
+	s                            Setup
+	keys                         *keys
+	read, write, deleted, create int // weights
+	ttl                          bool
 }
 
 // newDelete deletes as often as it writes, and leaves most keys deleted: each is given
@@ -25,7 +26,11 @@ func newConverge(s Setup) Work {
 
 // newTTL writes values that expire and looks at them before and after.
 func newTTL(s Setup) Work {
-	return &blind{s: s, keys: newKeys("e", 2*slots, 60), read: 70, write: 28, deleted: 2, ttl: true}
+	w := &blind{s: s, keys: newKeys("e", 2*slots, 60), read: 70, write: 28, deleted: 2, ttl: true}
+	if atomicIn(s) {
+		w.write, w.create = 20, 8
+	}
+	return w
 }
 
 func (w *blind) Source(i int) Source { return &blindClient{newClient(w.s, i), w} }
@@ -38,16 +43,18 @@ type blindClient struct {
 
 func (c *blindClient) Next() Step {
 	rq := Request{Node: c.node(), Key: c.w.keys.take(c.rand.IntN(c.w.keys.slots()))}
-	switch c.draw(c.w.read, c.w.write, c.w.deleted) {
+	switch c.draw(c.w.read, c.w.write, c.w.deleted, c.w.create) {
 	case 0:
 		rq.F = history.Read
 	case 1:
 		rq.F, rq.Value = history.Write, c.value()
-		if c.w.ttl && c.chance(80) {
-			rq.TTL = c.seconds(1, 8)
-		}
 	case 2:
 		rq.F = history.Delete
+	case 3:
+		rq.F, rq.Value = history.CAS, c.value()
+	}
+	if c.w.ttl && rq.Value != "" && c.chance(80) {
+		rq.TTL = c.seconds(1, 8)
 	}
 	return Step{Request: rq}
 }

@@ -37,7 +37,7 @@ type Request struct {
 	Key      string            // Scan: the prefix; Txn: what all its keys begin with
 	Value    string            // Watch: the position
 	Expect   fulcrum.Version   // CAS; zero: the key must be absent
-	TTL      time.Duration     // Write
+	TTL      time.Duration     // Write, CAS; in whole milliseconds
 	ID       fulcrum.RequestID // Incr: if it comes again under the same id it counts once
 }
 

@@ -38,6 +38,9 @@ func (k *keys) slots() int { return len(k.used) }
 
 func (k *keys) name(slot, life int) string { return fmt.Sprintf("%s%d-%d", k.prefix, slot, life) }
 
+// under is what the keys of a slot, and no others, begin with.
+func (k *keys) under(slot int) string { return fmt.Sprintf("%s%d-", k.prefix, slot) }
+
 // all lists every key that was in use.
 func (k *keys) all() []string {
 	k.mu.Lock()

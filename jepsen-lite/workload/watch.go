@@ -8,9 +8,9 @@ import (
 	"fulcrum/jepsen-lite/history"
 )
 
-// watches is clients that write, delete, and write pairs of keys in one step, while
-// others watch: each of those goes on behind what it was told last, now at this node, now
-// at that one.
+// watches is clients that write, delete, write pairs of keys in one step and keys that
+// expire, while others watch: each of those goes on behind what it was told last, now at
+// this node, now at that one, and now and then begins anew.
 type watches struct {
 	s    Setup
 	keys *keys
@@ -20,7 +20,11 @@ type watches struct {
 }
 
 // watchedPrefix is before every key of this workload.
-const watchedPrefix = "w"
+const (
+	watchedPrefix = "w"
+	pairPrefix    = watchedPrefix + "{"
+	expiryPrefix  = watchedPrefix + "x" // of keys that are written once, and expire
+)
 
 func newWatch(s Setup) Work { return &watches{s: s, keys: newKeys(watchedPrefix, slots, perKey)} }
 
@@ -35,9 +39,13 @@ func (w *watches) Source(i int) Source {
 	return c
 }
 
-// Final reads all keys, and follows each watch to its end, on every node.
+// Final reads all keys but those that expire, and follows each watch to its end, on every
+// node.
 func (w *watches) Final() []Request {
-	out := []Request{{F: history.Scan, Key: watchedPrefix}}
+	out := []Request{{F: history.Scan, Key: pairPrefix}}
+	for slot := range w.keys.slots() {
+		out = append(out, Request{F: history.Scan, Key: w.keys.under(slot)})
+	}
 	for _, c := range w.watchers {
 		if c.after != "" {
 			out = append(out, Request{F: history.Watch, Key: watchedPrefix, Value: c.after})
@@ -54,11 +62,13 @@ type watchedClient struct {
 
 func (c *watchedClient) Next() Step {
 	rq := Request{Node: c.node(), F: history.Write, Key: c.w.keys.take(c.rand.IntN(c.w.keys.slots())), Value: c.value()}
-	switch c.draw(60, 15, 25) {
+	switch c.draw(50, 15, 25, 10) {
 	case 1:
 		rq.F, rq.Value = history.Delete, ""
 	case 2:
-		rq.F, rq.Key = history.Pair, fmt.Sprintf("%s{%s}", watchedPrefix, rq.Value)
+		rq.F, rq.Key = history.Pair, fmt.Sprintf("%s%s}", pairPrefix, rq.Value)
+	case 3:
+		rq.Key, rq.TTL = expiryPrefix+rq.Value, c.seconds(0.5, 4)
 	}
 	return Step{Request: rq}
 }
@@ -76,7 +86,11 @@ func (c *watchClient) Next() Step {
 	if c.at == "" || c.chance(50) {
 		c.at = c.node()
 	}
-	return Step{Request: Request{F: history.Watch, Node: c.at, Key: watchedPrefix, Value: c.after}}
+	after := c.after
+	if c.chance(3) { // if that fails, it goes on where it was
+		after = ""
+	}
+	return Step{Request: Request{F: history.Watch, Node: c.at, Key: watchedPrefix, Value: after}}
 }
 
 func (c *watchClient) Done(op history.Op) {

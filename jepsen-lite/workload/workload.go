@@ -178,7 +178,8 @@ func (c *client) draw(weights ...int) int {
 	return len(weights) - 1
 }
 
-// seconds is a duration between two numbers of seconds.
+// seconds is a duration between two numbers of seconds, in whole milliseconds: a time to
+// live is sent as so many, and what was not sent cannot be judged.
 func (c *client) seconds(from, to float64) time.Duration {
-	return time.Duration((from + c.rand.Float64()*(to-from)) * float64(time.Second))
+	return time.Duration((from + c.rand.Float64()*(to-from)) * float64(time.Second)).Truncate(time.Millisecond)
 }

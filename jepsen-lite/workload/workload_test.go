@@ -82,7 +82,7 @@ func TestValuesAreUniqueAndAllKeysAreReadInTheEnd(t *testing.T) {
 			}
 			final := work.Final()
 			for key := range written {
-				covered := false
+				covered := w.Name == "watch" && strings.HasPrefix(key, expiryPrefix) // it goes: what the watches tell of that is judged
 				for _, rq := range final {
 					covered = covered || rq.F == history.Read && rq.Key == key || rq.F == history.Scan && strings.HasPrefix(key, rq.Key)
 				}
