@@ -285,6 +285,8 @@ func TestHistoryThatIsGoneIsTold(t *testing.T) {
 			t.Fatalf("%d events of 10", len(rep.Events))
 		}
 		first := rep.Events[0].Entry.Version
+		behind := mustChanges(t, c, l, replication.ChangesRequest{After: at, Limit: 1})
+		wantValues(t, behind.Events, "k=0")
 		away() // or it would be kept for the watch
 		mustPut(t, c, l, "k", "10")
 		if _, err := changes(c, l, replication.ChangesRequest{After: at}); !errors.Is(err, fulcrum.ErrCompacted) {
@@ -298,6 +300,14 @@ func TestHistoryThatIsGoneIsTold(t *testing.T) {
 		older.Time--
 		if _, err := changes(c, l, replication.ChangesRequest{Since: older}); !errors.Is(err, fulcrum.ErrCompacted) {
 			t.Errorf("since a version before: %v, want compacted", err)
+		}
+		if got := mustChanges(t, c, l, replication.ChangesRequest{After: behind.Next}); len(got.Events) != 10 {
+			t.Errorf("behind the newest that is gone: %d events, want 10", len(got.Events))
+		}
+		away()
+		mustPut(t, c, l, "k", "11")
+		if _, err := changes(c, l, replication.ChangesRequest{After: behind.Next}); !errors.Is(err, fulcrum.ErrCompacted) {
+			t.Errorf("right before the newest that is gone: %v, want compacted", err)
 		}
 	})
 }

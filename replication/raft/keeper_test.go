@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"reflect"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"fulcrum"
+	"fulcrum/consistency"
 	"fulcrum/replication"
 	"fulcrum/replication/raft/protocol"
 	"fulcrum/replication/replicationtest"
@@ -31,7 +33,14 @@ func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper 
 func draws[T any](t *rapid.T, label string, of ...T) T { return rapid.SampledFrom(of).Draw(t, label) }
 
 func anyEntry(t *rapid.T, index uint64) protocol.Entry {
-	e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")) << rapid.SampledFrom([]int{0, 35}).Draw(t, "far"), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
+	e := entry{kind: entryBatch, clock: anyReading(t, index), stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")) << rapid.SampledFrom([]int{0, 35}).Draw(t, "far"), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
+	if rapid.IntRange(0, 9).Draw(t, "expires") == 0 {
+		e.kind = entryExpire
+		for _, key := range []string{"a", "b", "c"} {
+			e.items = append(e.items, fulcrum.AppendBytes(nil, []byte(key)))
+		}
+		return protocol.Entry{Index: index, Term: 2, Data: e.encode()}
+	}
 	for range rapid.IntRange(1, 4).Draw(t, "requests") {
 		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
 		for range rapid.IntRange(1, 3).Draw(t, "writes") {
@@ -40,6 +49,9 @@ func anyEntry(t *rapid.T, index uint64) protocol.Entry {
 				NoValue: rapid.Bool().Draw(t, "no value"), NoOld: rapid.Bool().Draw(t, "no old")}
 			if w.Op == fulcrum.OpMerge {
 				w.If, w.At = fulcrum.IfAlways, fulcrum.Version{Time: uint64(rapid.IntRange(1, 99).Draw(t, "at")), Actor: 9}
+			}
+			if w.Op == fulcrum.OpPut {
+				w.TTL = int64(draws(t, "ttl", 0, 0, 1, 500, 2000))
 			}
 			req.Writes = append(req.Writes, w)
 		}
@@ -52,7 +64,14 @@ func anyEntry(t *rapid.T, index uint64) protocol.Entry {
 		}
 		e.items = append(e.items, encodeRequest(req))
 	}
-	return protocol.Entry{Index: index, Term: 2, Data: e.encode()}
+	return protocol.Entry{Index: index, Term: draws(t, "term", uint64(2), 2, 3), Data: e.encode()}
+}
+
+// anyReading is the clock of an entry: some rest on an entry of long ago, and some entries
+// have none.
+func anyReading(t *rapid.T, index uint64) clockReading {
+	now := int64(rapid.IntRange(0, 5000).Draw(t, "clock")) * int64(time.Millisecond)
+	return clockReading{base: uint64(rapid.IntRange(0, int(index)-1).Draw(t, "base")), now: now, wall: 1000}
 }
 
 // A snapshot that comes when this replica is further already may become the place behind
@@ -97,6 +116,9 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, item := range res.items {
+				if e.kind != entryBatch {
+					continue
+				}
 				if req, err := decodeRequest(e.items[i]); err != nil || req.ID != "" {
 					continue // it may be the answer of another time
 				}
@@ -172,6 +194,51 @@ func TestSnapshotThatEndsEarlyChangesNothing(t *testing.T) {
 			t.Errorf("a snapshot of %d bytes left %d keys at %d", n, target.Keys(), target.Applied())
 		}
 	}
+}
+
+// Whoever lists the keys that are due may be wrong, or late: what is not due by the log's
+// clock stays, also where it was due before it was written again.
+func TestOnlyWhatIsDueExpires(t *testing.T) {
+	k := newKeeper(t, replicationtest.NewState())
+	index := uint64(1)
+	apply := func(kind byte, clock time.Duration, item []byte) {
+		index++
+		e := entry{kind: kind, stamp: fulcrum.Version{Time: index, Actor: 1}, clock: clockReading{base: index - 1, now: int64(clock)}, items: [][]byte{item}}
+		k.apply([]protocol.Entry{{Index: index, Term: 2, Data: e.encode()}})
+	}
+	puts := encodeRequest(replication.WriteRequest{Writes: []fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: []byte("v"), TTL: 1000}}})
+	list := fulcrum.AppendBytes(nil, []byte("k"))
+	apply(entryBatch, time.Second, puts)
+	apply(entryBatch, 1900*time.Millisecond, puts)
+	for _, tc := range []struct {
+		clock time.Duration
+		stays bool
+	}{{2 * time.Second, true}, {2899 * time.Millisecond, true}, {2900 * time.Millisecond, false}} {
+		apply(entryExpire, tc.clock, list)
+		if e, err := k.env.State.Get([]byte("k")); err != nil || (string(e.Value) == "v") != tc.stays {
+			t.Errorf("at %v: %+v, %v", tc.clock, e, err)
+		}
+	}
+}
+
+// Reads that are in an order go by the clock of the log, which a change of leader does not
+// set back, and not by what this replica takes it to be by now: else what one of them found
+// expired might come back.
+func TestReadsInOrderGoByTheLogsClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKeeper(t, replicationtest.NewState())
+		k.env.Now = time.Now
+		g := &Group{core: k.core, keeper: k, env: k.env}
+		e := entry{kind: entryBatch, stamp: fulcrum.Version{Time: 1, Actor: 1}, clock: clockReading{now: int64(time.Second)}}
+		k.apply([]protocol.Entry{{Index: 2, Term: 2, Data: e.encode()}})
+		time.Sleep(5 * time.Second)
+		for level, want := range map[consistency.Kind]int64{consistency.Linearizable: 1000, consistency.Lease: 1000, consistency.Session: 1000,
+			consistency.Prefix: 1000, consistency.Bounded: 1000, consistency.One: 6000} {
+			if got, err := g.readClock(t.Context(), consistency.L(level)); err != nil || got != want {
+				t.Errorf("at %v: %d ms, %v, want %d", consistency.L(level), got, err, want)
+			}
+		}
+	})
 }
 
 func TestFloorTravelsWithASnapshot(t *testing.T) {

@@ -90,6 +90,9 @@ func TestIDsSurviveRestartsAndSnapshots(t *testing.T) {
 			} else {
 				c.Net.Isolate(away)
 			}
+			if got := mustIncr(t, c, l, missed(i)); got != fmt.Sprint(11+i) {
+				t.Errorf("while %s is away: %s, want %d", away, got, 11+i)
+			}
 			for j := range 20 {
 				mustPut(t, c, l, fmt.Sprint("filler ", j), "v")
 			}
@@ -109,9 +112,17 @@ func TestIDsSurviveRestartsAndSnapshots(t *testing.T) {
 		if got := mustIncr(t, c, n, "3"); got != "4" {
 			t.Errorf("through %s, which a snapshot brought up: %s, want 4", n, got)
 		}
-		wantCount(t, c, n, "10")
+		for i := range 2 {
+			if got := mustIncr(t, c, n, missed(i)); got != fmt.Sprint(11+i) {
+				t.Errorf("through %s, which was away then, or has it from a snapshot: %s, want %d", n, got, 11+i)
+			}
+		}
+		wantCount(t, c, n, "12")
 	})
 }
+
+// missed is an id that was used while a replica was away.
+func missed(i int) fulcrum.RequestID { return fulcrum.RequestID(fmt.Sprint("missed ", i)) }
 
 func TestTransactions(t *testing.T) {
 	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
