@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"fulcrum"
+	"fulcrum/mutant"
 	"fulcrum/replication/raft/protocol"
 )
 
@@ -57,6 +58,9 @@ func (p *proposals) lose(c *core) {
 	p.at = nil
 	p.mu.Unlock()
 	for _, one := range lost {
+		if mutant.On("lost-lead-as-refusal") {
+			c.answerAll(one, inLog, nil, c.notLeader("not the leader any more")) // mutant: definitely not done
+		}
 		c.answerAll(one, inLog, nil, fulcrum.Errorf(fulcrum.CodeUnknown, "the entry may still be committed: this replica leads no more"))
 	}
 }

@@ -277,7 +277,11 @@ func (t *tally) decide() {
 		c.endRound(confirmation{err: unavailable(c.env.Node, "this replica is stopping")})
 		return
 	case t.r.acks >= t.r.need:
-		c.leases.take(t.in, t.question, t.confIndex, t.r.at, t.promised)
+		from := t.r.at
+		if mutant.On("lease-from-answers") {
+			from = time.Now() // mutant: a lease from when the promises are here, not from before they were given
+		}
+		c.leases.take(t.in, t.question, t.confIndex, from, t.promised)
 		c.proofs.add(t.r)
 		c.endRound(t.r)
 		return

@@ -358,14 +358,19 @@ func (b *pending) expire(item []byte, stamp fulcrum.Version) error {
 		}
 		switch {
 		case e.ExpireAt == 0:
-		case e.ExpireAt > b.prog.clock.millis():
+		case e.ExpireAt > b.prog.clock.millis() && !mutant.On("expiry-unchecked"): // mutant: takes what is listed, due or not
 			b.early = append(b.early, e)
 		case e.Tombstone:
 			b.remove(key)
 		default:
 			stamp = above(above(stamp, b.prog.last), e.Version)
 			t := b.tombstone(fulcrum.Entry{Key: key, Version: stamp, Tombstone: true})
-			b.tell(fulcrum.Event{Entry: t, Expired: true})
+			if !mutant.On("expiry-untold") { // mutant: nobody hears of it
+				b.tell(fulcrum.Event{Entry: t, Expired: true})
+			}
+			if mutant.On("expiry-told-twice") {
+				b.tell(fulcrum.Event{Entry: t, Expired: true}) // mutant: once more
+			}
 			b.store(t)
 			if b.env.Epoch == 1 {
 				b.remove(key)

@@ -135,6 +135,10 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	case !ok:
 		return replication.WriteReply{}, fulcrum.Errorf(fulcrum.CodeUnknown, "committed, but without a result")
 	}
+	index := a.index
+	if mutant.On("write-token-low") {
+		index-- // mutant: a session need not see what it has just written
+	}
 	need := len(g.env.Replicas)/2 + 1
 	acks := g.core.peers.holding(g.env.Replicas, a.index)
 	if g.core.store.Durable() >= a.index {
@@ -146,7 +150,7 @@ func (g *Group) Write(ctx context.Context, req replication.WriteRequest) (replic
 	}
 	return replication.WriteReply{Results: results, Else: orElse, Outcome: replication.Outcome{
 		Given: given, Leader: g.env.Node, Acks: max(need, acks), Needed: need, Clock: g.keeper.estimate(),
-		Position: replication.Position{Term: a.term, Index: a.index},
+		Position: replication.Position{Term: a.term, Index: index},
 	}}, nil
 }
 
@@ -176,6 +180,9 @@ func (g *Group) Read(ctx context.Context, req replication.ReadRequest) (replicat
 // Scan implements replication.Group.
 func (g *Group) Scan(ctx context.Context, req replication.ScanRequest) (replication.ScanReply, error) {
 	var page replication.ScanPage
+	if mutant.On("scan-at-one") && g.env.Group != fulcrum.CatalogGroup {
+		req.Level = consistency.L(consistency.One) // mutant: a scan is what this replica has, whatever is asked
+	}
 	out, err := g.answer(ctx, req.Level, req.Min, "", func() error {
 		now, err := g.readClock(ctx, req.Level)
 		if err != nil {

@@ -244,7 +244,12 @@ func (t *idTable) advance(stamp fulcrum.Version) {
 	}
 }
 
-func (t *idTable) old(at uint64) bool { return t.elapsed >= at+idWindow }
+func (t *idTable) old(at uint64) bool {
+	if mutant.On("id-forgotten-early") {
+		return t.elapsed >= at+3000 // mutant: after three seconds
+	}
+	return t.elapsed >= at+idWindow
+}
 
 // drop forgets the first segment.
 func (t *idTable) drop() {

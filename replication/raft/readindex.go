@@ -76,6 +76,9 @@ func (c *core) beginQuestion([]*waiter) {
 	nonce := c.nonces.Add(1)
 	at := time.Now() // before the question leaves
 	in.call(leader, c.tuning.askPatience(), uvarints([]byte{msgReadIndex}, nonce, in.term()), func(b []byte, err error) {
+		if mutant.On("bounded-proof-late") {
+			at = time.Now() // mutant: as fresh as the answer, not as the question
+		}
 		r := c.answered(leader, nonce, at, b, err)
 		if r.err == nil {
 			c.proofs.add(r)

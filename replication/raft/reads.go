@@ -26,6 +26,10 @@ func (g *Group) answer(ctx context.Context, level consistency.Level, min replica
 	}
 	var out replication.Outcome
 	var err error
+	before := uint64(0)
+	if mutant.On("position-before-read") {
+		before = g.env.State.Applied()
+	}
 	switch level.Kind {
 	case consistency.Linearizable:
 		out, err = g.linearizable(ctx, level, witness, read)
@@ -42,7 +46,9 @@ func (g *Group) answer(ctx context.Context, level consistency.Level, min replica
 		return replication.Outcome{}, err
 	}
 	// Taken after the read: the position must cover all that it shows.
-	out.Position.Index = g.env.State.Applied()
+	if out.Position.Index = g.env.State.Applied(); mutant.On("position-before-read") {
+		out.Position.Index = before // mutant: it may show more than that
+	}
 	return out, nil
 }
 
@@ -145,7 +151,7 @@ func (g *Group) leased(ctx context.Context, level consistency.Level, read func()
 		if err := g.open(); err != nil {
 			return replication.Outcome{}, err
 		}
-		if c.holds(l) {
+		if c.holds(l) || mutant.On("lease-not-looked-at-again") { // mutant: what held before the read does still
 			l.renew(c)
 			return replication.Outcome{Given: level, Leader: g.env.Node, Acks: 1, Needed: 1, ClockBound: l.bound,
 				Position: replication.Position{Term: l.term}}, nil

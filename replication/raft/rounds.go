@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/mutant"
 )
 
 // Rounds lets the groups of a node begin together what each of them does in rounds, so
@@ -246,6 +247,9 @@ func (q *queue[T]) ended() []T {
 	q.rounds.mu.Lock()
 	defer q.rounds.mu.Unlock()
 	items := q.inRound
+	if mutant.On("late-joins-round") {
+		items = append(slices.Clip(items), q.leave()...) // mutant: with those who came while it was under way
+	}
 	q.inRound = nil
 	return items
 }

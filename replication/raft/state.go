@@ -212,7 +212,9 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 	// fence by then.
 	k.closeAt(b.prog.fence)
 	extra := map[string][]byte{extraProgress: b.prog.encode(k.env.Epoch)}
-	k.ids.changes(extra)
+	if k.ids.changes(extra); mutant.On("id-not-stored") {
+		extra = map[string][]byte{extraProgress: extra[extraProgress]} // mutant: ids are in memory only
+	}
 	if b.removed {
 		extra[replication.FloorKey] = []byte(b.prog.last.String())
 	}
@@ -329,7 +331,7 @@ func (b *pending) item(item []byte, e entry) (any, error) {
 // above returns stamp, raised where it is not newer than v. It keeps the stamp's
 // actor: nobody else makes versions with it.
 func above(stamp, v fulcrum.Version) fulcrum.Version {
-	if stamp.Time <= v.Time {
+	if stamp.Time <= v.Time && !mutant.On("stamp-not-raised") { // mutant: a leader's clock that is behind makes older versions
 		stamp.Time = v.Time + 1
 	}
 	return stamp
@@ -358,7 +360,7 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 	req.Writes = onLogClock(req.Writes, b.prog.clock, e.clock.wall)
 	req.Else = onLogClock(req.Else, b.prog.clock, e.clock.wall)
 	var bounds replication.Bounds
-	if e.kind == entryBatch {
+	if e.kind == entryBatch && (e.stamp.Actor == b.env.Actor || !mutant.On("bounds-of-proposer")) { // mutant: followers take what it refuses
 		bounds = replication.Bounded
 	}
 	if cost, ok := b.unseen(req, stamp, bounds); ok {
@@ -376,7 +378,16 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 			stamp = above(stamp, old.Version)
 		}
 	}
-	ev, err := replication.Evaluate(req, b.get, stamp, now, b.env.MaxValue, bounds)
+	get := b.get
+	if mutant.On("batch-unseen") {
+		get = b.env.State.Get // mutant: without what requests just before it have left
+	}
+	if mutant.On("cas-refused-in-company") && len(b.entries) > 0 {
+		for i := range req.Writes {
+			req.Writes[i].At = fulcrum.Version{} // mutant: another version than it asks for
+		}
+	}
+	ev, err := replication.Evaluate(req, get, stamp, now, b.env.MaxValue, bounds)
 	switch {
 	case err != nil:
 		return nil, err

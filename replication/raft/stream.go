@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"fulcrum"
+	"fulcrum/mutant"
 	"fulcrum/replication"
 )
 
@@ -49,7 +50,11 @@ func (k *keeper) open(m snapshotMeta) (snapshotMeta, io.ReadCloser, error) {
 	s.buf.WriteByte(streamVersion)
 	// Entries without a request (elections, barriers) do not move the State, so the
 	// view may seem to be before the snapshot; it is not.
-	s.buf.Write(uvarints(nil, max(v.Index(), m.Index)))
+	at := max(v.Index(), m.Index)
+	if mutant.On("snapshot-index-low") {
+		at = m.Index // mutant: entries that the view reflects are applied once more
+	}
+	s.buf.Write(uvarints(nil, at))
 	extra := v.Extra()
 	s.buf.Write(fulcrum.AppendBytes(nil, extra[extraProgress]))
 	s.buf.Write(fulcrum.AppendBytes(nil, extra[replication.FloorKey]))
