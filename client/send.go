@@ -125,7 +125,7 @@ func (c *Client) attempt(ctx context.Context, rq request, target string, more in
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	stop := c.watch(ctx, target, func() {
+	stop := c.lookAfter(ctx, target, func() {
 		c.avoid(target, rq.keyspace)
 		if again && others {
 			giveUp(errNoSign)
@@ -133,11 +133,11 @@ func (c *Client) attempt(ctx context.Context, rq request, target string, more in
 	})
 	began := time.Now()
 	a, e := c.send(ctx, rq, target)
-	stop()
+	alive := stop()
 	switch {
 	case e == nil || a.status != 0:
 		c.answers(target)
-	case time.Since(began) > askAfter: // no answer, and too little time for the second question
+	case !alive && time.Since(began) > askAfter: // no answer, and too little time for the second question
 		c.avoid(target, rq.keyspace)
 	}
 	return a, e

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"sync"
@@ -30,11 +31,12 @@ type watchdog struct {
 	asking  sync.WaitGroup // the timer's function, while it runs
 	mu      sync.Mutex
 	stopped bool // guarded by mu: no further question
+	alive   bool // a question was answered; to be read when stop has waited
 }
 
-// watch calls silent, once, if the node at base gives no sign of life before stop is called.
-// stop waits for silent.
-func (c *Client) watch(ctx context.Context, base string, silent func()) (stop func()) {
+// lookAfter calls silent, once, if the node at base gives no sign of life before stop is called.
+// stop waits for silent, and reports whether there was such a sign.
+func (c *Client) lookAfter(ctx context.Context, base string, silent func()) (stop func() (alive bool)) {
 	w := &watchdog{}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.mu.Lock() // until the timer is known
@@ -50,6 +52,7 @@ func (c *Client) watch(ctx context.Context, base string, silent func()) (stop fu
 		defer w.asking.Done()
 		switch {
 		case c.alive(w.ctx, base):
+			w.alive = true
 			w.timer.Reset(askAfter)
 		case w.ctx.Err() == nil:
 			silent()
@@ -58,13 +61,14 @@ func (c *Client) watch(ctx context.Context, base string, silent func()) (stop fu
 	return w.stop
 }
 
-func (w *watchdog) stop() {
+func (w *watchdog) stop() (alive bool) {
 	w.mu.Lock()
 	w.stopped = true
 	w.mu.Unlock()
 	w.cancel()
 	w.asking.Wait()
 	w.timer.Stop()
+	return w.alive
 }
 
 // alive reports whether the node at base answers anything at all.
@@ -79,7 +83,8 @@ func (c *Client) alive(ctx context.Context, base string) bool {
 	if err != nil {
 		return false
 	}
-	_ = resp.Body.Close() // what it says does not matter
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10)) // what it says does not matter, but its connection serves again
+	_ = resp.Body.Close()
 	return true
 }
 

@@ -78,6 +78,34 @@ func TestASlowNodeIsWaitedFor(t *testing.T) {
 	})
 }
 
+// A node that shows that it is there is not asked last because one request took it too long.
+func TestASlowNodeIsNotTakenForASilentOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := start(t)
+		healthy, slow := c.hosts["n2:71"], true
+		c.hosts["n2:71"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if isKey(r) && slow {
+				<-r.Context().Done()
+				return
+			}
+			healthy.ServeHTTP(w, r)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		if _, err := c.Put(ctx, "cp", "k", []byte("v")); !client.Unknown(err) {
+			t.Errorf("a put that had no answer: %v", err)
+		}
+		slow = false
+		c.set(nil)
+		if _, err := c.Put(t.Context(), "cp", "k", []byte("v")); err != nil {
+			t.Error(err)
+		}
+		if got := c.sent(); got != "PUT n2:71 cp/k" {
+			t.Errorf("the next put went elsewhere: %s", got)
+		}
+	})
+}
+
 // What may not be sent twice waits for its answer; what comes after it does not go where
 // nobody answers, until somebody does.
 func TestAPausedNodeIsAskedLast(t *testing.T) {

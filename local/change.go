@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"fulcrum"
 )
@@ -41,7 +42,7 @@ func (c *Cluster) locked(f func(now *Cluster) error) error {
 		return err
 	}
 	defer lock.Close() // and with it the lock goes
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+	if err := flock(lock); err != nil {
 		return err
 	}
 	now, err := Load(c.Dir)
@@ -54,6 +55,21 @@ func (c *Cluster) locked(f func(now *Cluster) error) error {
 		return err
 	}
 	return now.Save()
+}
+
+// lockTime is how long a command waits for others, each of which needs the lock for a moment.
+const lockTime = 10 * time.Second
+
+func flock(f *os.File) error {
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return err
+		case time.Since(began) > lockTime:
+			return fulcrum.Errorf(fulcrum.CodeUnavailable, "another command has held %s for %s", f.Name(), lockTime).WithHint("see whether a fulcrum command hangs or is stopped, and try again")
+		}
+	}
 }
 
 // put adds a node, or replaces what is written of it.
