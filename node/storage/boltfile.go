@@ -145,6 +145,11 @@ func (v *boltFile) verify() error {
 	if err != nil {
 		return err
 	}
+	return v.verifyFrom(root)
+}
+
+// verifyFrom is verify from a root on: pages from v.high on are not in use.
+func (v *boltFile) verifyFrom(root uint64) error {
 	v.used = make([]uint64, v.high/64+1)
 	if v.readers == 0 && v.high >= manyPages {
 		n, putBack := allCores()
@@ -231,12 +236,17 @@ func (v *boltFile) meta() (root uint64, err error) {
 			return 0, fmt.Errorf("meta page %d: a page size of %d", n, v.pageSize)
 		}
 		if tx := u64(b[48:]); tx >= newest {
-			newest, root, v.high = tx, u64(b[16:]), u64(b[40:])
+			newest, root = tx, u64(b[16:])
+			v.reach(u64(b[40:]))
 			v.newest = bytes.Clone(b[:boltMetaSize])
 		}
 	}
-	v.short = v.high > uint64(len(v.b)/v.pageSize)
 	return root, nil
+}
+
+// reach notes from which page on none is in use.
+func (v *boltFile) reach(high uint64) {
+	v.high, v.short = high, high > uint64(len(v.b)/v.pageSize)
 }
 
 // bucket reads a bucket of the first level: there are no others. One that is damaged

@@ -16,11 +16,12 @@ import (
 type reader struct {
 	b        []byte // the file, mapped
 	pageSize int
-	high     uint64   // pages from here on are not in use
-	used     []uint64 // bit set: pages met, by any reader; set atomically
-	taken    []uint64 // those that this one met, in order
-	touched  byte     // of no meaning
-	at       uint64   // page that is being read
+	high     uint64       // pages from here on are not in use
+	used     []uint64     // bit set: pages met, by any reader; set atomically
+	taken    []uint64     // those that this one met, in order
+	touched  byte         // of no meaning
+	at       uint64       // page that is being read
+	pause    func() error // called before each page, by one reader; nil: nothing
 }
 
 const cacheLine = 64
@@ -40,6 +41,11 @@ func u64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 // page returns a page with those that belong to it, once.
 func (r *reader) page(n uint64) ([]byte, error) {
 	r.at = n
+	if r.pause != nil {
+		if err := r.pause(); err != nil {
+			return nil, err
+		}
+	}
 	if n < 2 || n >= r.high {
 		return nil, fmt.Errorf("page %d of %d", n, r.high)
 	}

@@ -138,7 +138,7 @@ func createBoltAt(tmp string) error {
 // state counts as its own: what an interrupted Install or DropState left.
 func (s *Store) loadStates(holds *boltFile) error {
 	err := guard(func() error {
-		return s.bolt.Update(func(tx *bbolt.Tx) error {
+		return s.updateBolt(func(tx *bbolt.Tx) error {
 			owned := map[string]bool{}
 			states, err := tx.CreateBucketIfNotExists(statesBucket)
 			if err != nil {
@@ -221,7 +221,7 @@ func (s *Store) update(f func(tx *bbolt.Tx) error) error {
 		return err
 	}
 	start := time.Now()
-	if err := guard(func() error { return s.bolt.Update(f) }); err != nil {
+	if err := guard(func() error { return s.updateBolt(f) }); err != nil {
 		e := *diskError(noRoom(err, !refusedWrite(err)), "write to %s", s.bolt.Path())
 		e.Maybe = true
 		if s.isDamage(err) { // bbolt has undone it: the disk is not to blame for what it was asked to write

@@ -161,7 +161,7 @@ func (st *state) load(at home, keys [][]byte, places []int, into []fulcrum.Entry
 	defer notify(st.s.readC)
 	key := keys[places[0]]
 	err = guard(func() error {
-		tx, err := st.s.bolt.Begin(false)
+		tx, err := st.s.beginRead()
 		if err != nil {
 			return err
 		}

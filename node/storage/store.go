@@ -13,7 +13,7 @@
 // a bbolt file. Both live in one data directory, which one process locks.
 //
 // Open verifies both before it uses them: verify.go and boltfile.go. What it, or a reader
-// later, finds damaged of single groups is left out and told: damage.go, salvage.go.
+// or the patrol later, finds damaged of single groups is left out and told: damage.go, patrol.go, salvage.go.
 //
 // Start reading at Open; then log.go, begun.go and state.go.
 package storage
@@ -91,13 +91,14 @@ type Store struct {
 	idMu   sync.Mutex // protects id, also while it is written
 	id     Identity
 
-	disk    *disk
-	spool   *spool
-	room    room
-	db      *pebble.DB
-	synced  *synced
-	bolt    *bbolt.DB
-	metrics *metrics
+	disk     *disk
+	spool    *spool
+	room     room
+	db       *pebble.DB
+	synced   *synced
+	bolt     *bbolt.DB
+	newestTx atomic.Uint64 // that is known to be committed there
+	metrics  *metrics
 
 	// pipe keeps one batch at a time in pebble's commit pipeline (not in its
 	// sync): after a failed write pebble panics in whoever comes next, with its own
@@ -243,6 +244,7 @@ func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.pace(ctx, s.dirtyC, s.muchC, s.opts.CommitEvery, s.commitQuietly) })
 	g.Go(func() error { return s.pace(ctx, s.readC, nil, unmapEvery, s.unmapRead) })
+	g.Go(func() error { return s.patrol(ctx) })
 	g.Go(func() error { return s.pace(ctx, s.lazyC, nil, intervalSync, s.syncLazy) })
 	g.Go(func() error { return s.pace(ctx, s.cutC, nil, cutEvery, s.cut) })
 	g.Go(func() error { return s.pace(ctx, s.syncedC, nil, syncedEvery, s.syncSynced) })

@@ -52,7 +52,7 @@ func (st *state) view() (*view, error) {
 		notify(st.s.readC)
 		var tx *bbolt.Tx
 		err := guard(func() (err error) {
-			tx, err = st.s.bolt.Begin(false)
+			tx, err = st.s.beginRead()
 			return err
 		})
 		if err != nil {
