@@ -106,7 +106,7 @@ func (h *host) at(g fulcrum.GroupID, e fulcrum.Epoch) (*hosted, error) {
 	h.mu.RUnlock()
 	switch {
 	case hd == nil:
-		return nil, &fulcrum.Error{Code: fulcrum.CodeEpoch, Node: h.n.opt.Name, Detail: fmt.Sprintf("shard %d does not run here now", g)}
+		return nil, h.notHere(g)
 	case hd.epoch != e && !mutant.On("old-epoch-accepted"): // mutant: answers whatever epoch the message is of
 		return nil, &fulcrum.Error{Code: fulcrum.CodeEpoch, Node: h.n.opt.Name, Detail: fmt.Sprintf("shard %d is at epoch %d here, not %d", g, hd.epoch, e)}
 	}
@@ -439,7 +439,9 @@ func (h *host) run(ctx context.Context, ref catalog.ShardRef, rec record) error 
 	h.mu.Unlock()
 	go func() { // owned by hd: close waits for done
 		defer close(hd.done)
-		if err := group.Run(runCtx); err != nil && runCtx.Err() == nil {
+		err := group.Run(runCtx)
+		hd.stopped.Store(true) // before anybody may change the State: see hosted.read
+		if err != nil && runCtx.Err() == nil {
 			h.n.log.Error("a replica stopped; opening it again", "group", hd.shard, "mode", hd.mode, "err", err)
 			select { // a disk that fails at once must not spin
 			case <-time.After(time.Second):

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 
 	"fulcrum"
@@ -18,7 +19,8 @@ type hosted struct {
 	mode     consistency.Mode
 	group    replication.Group
 	stop     context.CancelFunc
-	done     chan struct{} // closed when Run has returned
+	stopped  atomic.Bool   // Run has returned
+	done     chan struct{} // closed behind that
 
 	attempt atomic.Int64 // the newest attempt at reconciling that was heard of
 }
@@ -39,6 +41,31 @@ func (h *hosted) write(ctx context.Context, n *Node, req replication.WriteReques
 		return replication.WriteReply{}, err
 	}
 	return h.group.Write(ctx, req)
+}
+
+// read has the replica here answer a read, if it is there to the end. Nobody waits for reads
+// when a replica stops, and then its State goes on without it: to the next epoch, or emptied,
+// where the replica was left behind. What a read finds there is no answer in this epoch, and the
+// position beside it is another log's. Nothing of that begins before stopped is set.
+func (h *hosted) read(ctx context.Context, n *Node, req replication.ReadRequest) (replication.ReadReply, error) {
+	rep, err := h.group.Read(ctx, req)
+	if err == nil && h.stopped.Load() {
+		return replication.ReadReply{}, n.host.notHere(h.shard)
+	}
+	return rep, err
+}
+
+// scan is read for a scan.
+func (h *hosted) scan(ctx context.Context, n *Node, req replication.ScanRequest) (replication.ScanReply, error) {
+	rep, err := h.group.Scan(ctx, req)
+	if err == nil && h.stopped.Load() {
+		return replication.ScanReply{}, n.host.notHere(h.shard)
+	}
+	return rep, err
+}
+
+func (h *host) notHere(g fulcrum.GroupID) *fulcrum.Error {
+	return &fulcrum.Error{Code: fulcrum.CodeEpoch, Node: h.n.opt.Name, Detail: fmt.Sprintf("shard %d does not run here now", g)}
 }
 
 // newest notes an attempt and reports whether no later one was heard of before.

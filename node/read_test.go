@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -41,6 +42,10 @@ func (r *replica) Read(ctx context.Context, req replication.ReadRequest) (replic
 		rep.Entries = append(rep.Entries, fulcrum.Entry{Key: k, Value: append([]byte("of "), k...), Version: fulcrum.Version{Time: 1}})
 	}
 	return rep, nil
+}
+
+func (r *replica) Scan(context.Context, replication.ScanRequest) (replication.ScanReply, error) {
+	return replication.ScanReply{}, nil
 }
 
 // reader is a node n1 with replicas of the four shards of keyspace k, in mode raft.
@@ -143,6 +148,42 @@ func TestReadsThatWaitDoSoTogether(t *testing.T) {
 			keys := someKeys(64)
 			entries, op, err := n.readAt(ctx, tt.level, keys)
 			checkEntries(t, keys, entries, op, err)
+		})
+	}
+}
+
+// A replica that stops does not wait for those who read. Its State may be empty by the time
+// they look: a node wipes what was left behind when the shard went to its next epoch.
+func TestAReadDoesNotOutliveItsReplica(t *testing.T) {
+	for _, level := range []consistency.Kind{consistency.Linearizable, consistency.Session, consistency.One} {
+		t.Run(level.String(), func(t *testing.T) {
+			var n *Node
+			var ref catalog.ShardRef
+			n = reader(t, func(_ context.Context, call int) error {
+				if call == 1 { // Run has returned, and the read goes on
+					n.host.mu.Lock()
+					defer n.host.mu.Unlock()
+					hd := n.host.groups[ref.Shard.Group]
+					hd.stopped.Store(true)
+					n.host.groups[ref.Shard.Group] = &hosted{shard: hd.shard, epoch: hd.epoch, group: hd.group}
+				}
+				return nil
+			})
+			st := n.machine.State()
+			keys := someKeys(1)
+			ref, _ = st.Group(st.ShardOf(st.Keyspaces["k"], keys[0]).Group)
+			replica := n.host.groups[ref.Shard.Group].group.(*replica)
+			if _, _, err := n.readAt(t.Context(), level, keys); err != nil {
+				t.Fatal(err)
+			}
+			if replica.calls != 2 {
+				t.Errorf("the replica was asked %d times, want a second time, as it had stopped before it answered", replica.calls)
+			}
+			gone := &hosted{shard: ref.Shard.Group, epoch: ref.Shard.Epoch, group: replica}
+			gone.stopped.Store(true)
+			if _, err := gone.scan(t.Context(), n, replication.ScanRequest{}); !errors.Is(err, fulcrum.ErrEpoch) {
+				t.Errorf("a scan of a replica that has stopped: %v", err)
+			}
 		})
 	}
 }

@@ -180,7 +180,7 @@ func (n *Node) sendRead(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shar
 		if err != nil {
 			return replication.ReadReply{}, err
 		}
-		return h.group.Read(ctx, req)
+		return h.read(ctx, n, req)
 	}
 	if n.witnessed(sh, req.Level) {
 		return n.readWitnessed(ctx, to, sh, req)
@@ -203,7 +203,7 @@ func (n *Node) sendScan(ctx context.Context, to fulcrum.NodeID, sh *catalog.Shar
 		if err != nil {
 			return replication.ScanReply{}, err
 		}
-		return h.group.Scan(ctx, req)
+		return h.scan(ctx, n, req)
 	}
 	answer, err := n.callRead(ctx, to, replication.AppendScanRequest(appendShard([]byte{dataScan}, sh.Group, sh.Epoch), req))
 	if err != nil {

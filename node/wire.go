@@ -165,7 +165,7 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded read: %w", err)
 		}
-		rep, err := h.group.Read(ctx, req)
+		rep, err := h.read(ctx, n, req)
 		if err != nil {
 			return nil, err
 		}
@@ -175,7 +175,7 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded scan: %w", err)
 		}
-		rep, err := h.group.Scan(ctx, req)
+		rep, err := h.scan(ctx, n, req)
 		if err != nil {
 			return nil, err
 		}
