@@ -39,6 +39,18 @@ func (m Mark) Compare(o Mark) int {
 	return cmp.Or(cmp.Compare(m.Epoch, o.Epoch), cmp.Compare(m.Term, o.Term), cmp.Compare(m.Index, o.Index))
 }
 
+// Join is the later of m and o for a group in which, within an epoch, the index alone orders,
+// and a term is but the highest that was heard of.
+func (m Mark) Join(o Mark) Mark {
+	switch cmp.Compare(m.Epoch, o.Epoch) {
+	case -1:
+		return o
+	case 1:
+		return m
+	}
+	return Mark{Epoch: m.Epoch, Term: max(m.Term, o.Term), Index: max(m.Index, o.Index)}
+}
+
 // IsZero reports whether m is no place at all.
 func (m Mark) IsZero() bool { return m == Mark{} }
 
@@ -109,6 +121,17 @@ func (u *Unsealed) Advance(g fulcrum.GroupID, m Mark) {
 	case u.group != g:
 		u.marks = Marks{u.group: u.mark, g: m}
 	}
+}
+
+// Mark returns the mark of g; zero: there is none.
+func (u *Unsealed) Mark(g fulcrum.GroupID) Mark {
+	switch {
+	case u.marks != nil:
+		return u.marks[g]
+	case u.group == g:
+		return u.mark
+	}
+	return Mark{}
 }
 
 // IsEmpty reports whether u has no marks.

@@ -40,6 +40,19 @@ func TestMarksNeverGoBack(t *testing.T) {
 	}
 }
 
+func TestJoinedMarksAreOrderedByTheIndex(t *testing.T) {
+	for _, x := range []struct{ a, b, want Mark }{
+		{Mark{1, 6, 100}, Mark{1, 5, 110}, Mark{1, 6, 110}},
+		{Mark{1, 6, 110}, Mark{1, 7, 110}, Mark{1, 7, 110}},
+		{Mark{2, 1, 1}, Mark{1, 5, 110}, Mark{2, 1, 1}},
+		{Mark{}, Mark{1, 5, 110}, Mark{1, 5, 110}},
+	} {
+		if x.a.Join(x.b) != x.want || x.b.Join(x.a) != x.want {
+			t.Errorf("%v and %v are joined to %v, %v, want %v", x.a, x.b, x.a.Join(x.b), x.b.Join(x.a), x.want)
+		}
+	}
+}
+
 func TestTokenRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		key := rapid.SliceOf(rapid.Byte()).Draw(t, "key")
@@ -140,6 +153,11 @@ func TestUnsealedSaysWhatItsMarksWould(t *testing.T) {
 			want.Advance(g, m)
 			if got := u.Token(); got != want.Seal(u.Key) {
 				rt.Fatalf("after group %d at %v: the token is not that of %v", g, m, want)
+			}
+			for g := range fulcrum.GroupID(10) {
+				if u.Mark(g) != want[g] {
+					rt.Fatalf("the mark of group %d is %v, want %v", g, u.Mark(g), want[g])
+				}
 			}
 		}
 		if u.IsEmpty() != (len(want) == 0) {

@@ -330,7 +330,19 @@ func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o
 	r.ClockBound = max(r.ClockBound, o.ClockBound)
 	r.Hinted += o.Hinted
 	r.Repaired += o.Repaired
-	op.session.Advance(sh.Group, consistency.Mark{Epoch: sh.Epoch, Term: o.Position.Term, Index: o.Position.Index})
+	op.session.Advance(sh.Group, op.markLocked(sh, o.Position))
+}
+
+// markLocked is how much of a shard the session has seen behind an answer at a position. In
+// mode raft everything applied is committed, so the index says it; the term is that of who
+// answered, and may be ahead of the leader's where a replica asked for an election that came to
+// nothing. Such a replica's answer must not hide what the leader orders next.
+func (op *operation) markLocked(sh *catalog.Shard, at replication.Position) consistency.Mark {
+	m := consistency.Mark{Epoch: sh.Epoch, Term: at.Term, Index: at.Index}
+	if sh.Mode == consistency.Raft {
+		return m.Join(op.session.Mark(sh.Group))
+	}
+	return m
 }
 
 // finish completes the receipt and counts the request.

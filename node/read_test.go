@@ -211,6 +211,38 @@ func TestASessionIsNotReadInHaste(t *testing.T) {
 	}
 }
 
+// A replica that asked for an election which nobody heard of is ahead of the leader in term, and
+// behind it in the log (raft: TestAReplicaBehindMayBeAheadInTerm). A session that has read there,
+// and then writes, must see what it wrote.
+func TestASessionSeesItsWriteAfterAReadAtAReplicaAheadInTerm(t *testing.T) {
+	n := reader(t, nil)
+	n.tokenKey = []byte("k")
+	shard := n.machine.State().Keyspaces["k"].Shards[0]
+	behind := replication.Outcome{Position: replication.Position{Term: 6, Index: 100}}
+	written := replication.Outcome{Position: replication.Position{Term: 5, Index: 110}}
+	for _, requests := range [][][]replication.Outcome{{{behind}, {written}}, {{behind, written}}, {{written}, {behind}}, {{written}, {behind, written}}} {
+		var token consistency.Token
+		for _, outcomes := range requests {
+			op := &operation{n: n, call: api.Call{Keyspace: "k", Session: token}}
+			if _, _, err := op.keyspace(); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range outcomes {
+				op.note(catalog.ShardRef{Shard: shard}, consistency.L(consistency.Session), o, nil)
+			}
+			op.session.Key = n.tokenKey
+			token = op.session.Token()
+		}
+		op := &operation{n: n, call: api.Call{Keyspace: "k", Session: token}}
+		if _, _, err := op.keyspace(); err != nil {
+			t.Fatal(err)
+		}
+		if floor := op.floor(shard); floor.Index != written.Position.Index {
+			t.Errorf("after %v a replica at %d may answer, and the session wrote at %d", requests, floor.Index, written.Position.Index)
+		}
+	}
+}
+
 func TestSplitPutsEachKeyToItsShard(t *testing.T) {
 	n := reader(t, nil)
 	st := n.machine.State()

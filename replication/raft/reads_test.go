@@ -413,3 +413,32 @@ func TestBoundedReadsKeepTheSession(t *testing.T) {
 		}
 	})
 }
+
+// The term of a position is that of who answered, which says nothing of what it has applied: one
+// that asked for an election nobody heard of is ahead of the leader in term, and behind it
+// in the log. So within an epoch the index alone says how much a session has seen.
+func TestAReplicaBehindMayBeAheadInTerm(t *testing.T) {
+	cluster(t, 3, raft.Tuning{}, func(t *testing.T, c *replicationtest.Cluster) {
+		a := leader(t, c)
+		f := others(c, a)[0]
+		mustPut(t, c, a, "k", "old")
+		time.Sleep(time.Second)
+		c.Net.Isolate(f)
+		ctx, cancel := within(time.Second)
+		defer cancel()
+		if _, err := c.Group(f).Handle(ctx, a, raft.TimeoutNow()); err != nil { // a hand-over that fails: its leader goes on
+			t.Fatal(err)
+		}
+		got, stale, err := readAll(c, f, "k", consistency.L(consistency.Session), replication.Position{})
+		if err != nil || got != "old" {
+			t.Fatalf("%q, %v", got, err)
+		}
+		written := mustPut(t, c, a, "k", "new").Outcome
+		if stale.Position.Term <= written.Position.Term || stale.Position.Index >= written.Position.Index {
+			t.Errorf("the replica that is cut off answers at %+v, the leader at %+v", stale.Position, written.Position)
+		}
+		if got, _, err := readAll(c, f, "k", consistency.L(consistency.Session), written.Position); err == nil {
+			t.Errorf("who is behind the session answers %q", got)
+		}
+	})
+}
