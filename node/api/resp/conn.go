@@ -257,13 +257,22 @@ func (c *conn) keyspace() (fulcrum.KeyspaceInfo, error) {
 	return ks, nil
 }
 
+// call begins one. A connection that reads at level session is a session, whether or not it
+// has asked for one by name: the level promises that it sees what it wrote, and that takes a
+// token from its writes on.
 func (c *conn) call(ks fulcrum.KeyspaceInfo, l consistency.Level) api.Call {
+	if orDefault(c.readLevel, ks.ReadLevel) == sessionLevel {
+		c.sessionOn = true
+	}
 	call := api.Call{Keyspace: ks.Name, Level: l, Untracked: !c.sessionOn}
 	if c.sessionOn {
 		call.Session = c.session
 	}
 	return call
 }
+
+// sessionLevel is how that level is written, as in fulcrum.KeyspaceInfo.ReadLevel.
+const sessionLevel = "session"
 
 // note keeps the receipt of the last call, and what it says of the session.
 func (c *conn) note(r consistency.Receipt) {

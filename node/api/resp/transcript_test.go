@@ -175,12 +175,28 @@ func TestCommands(t *testing.T) {
 			{"SESSION TOKEN bad", "-ERR session token: not one of ours"}, {"SESSION", "$4\nabc+"}, {"GET a", "$1\n1"}, {"SESSION", "$5\nabc++"}, {"SESSION OFF", "+OK"}, {"SESSION", "$-1"}, {"SESSION WHAT", syntax},
 			{"SESSION TOKEN bad", "-ERR session token: not one of ours"}, {"SESSION", "$-1"},
 		},
+		"a connection that reads at level session is one": {
+			{"SET a 1", "+OK"}, {"SESSION", "$-1"}, {"CONSISTENCY READ session", "+OK"}, {"SET a 2", "+OK"}, {"SESSION", "$1\n+"}, {"GET a", "$1\n2"}, {"SESSION", "$2\n++"},
+			{"MGET a a", "*2\n$1\n2\n$1\n2"}, {"SESSION", "$3\n+++"}, {"CONSISTENCY READ one", "+OK"}, {"GET a", "$1\n2"}, {"SESSION", "$4\n++++"},
+			{"SESSION OFF", "+OK"}, {"GET a", "$1\n2"}, {"SESSION", "$-1"}, {"CONSISTENCY READ session", "+OK"}, {"GET a", "$1\n2"}, {"SESSION", "$1\n+"},
+			{"SESSION OFF", "+OK"}, {"SESSION", "$-1"}, {"GET a", "$1\n2"}, {"SESSION", "$1\n+"}, {"RESET", "+RESET"}, {"GET a", "$1\n2"}, {"SESSION", "$-1"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, addr := serve(t, Options{Backend: newFake()})
 			play(t, connect(t, addr), steps)
 		})
 	}
+}
+
+// The keyspace's own level counts as well, and the token is there from the first write on.
+func TestAKeyspaceAtLevelSession(t *testing.T) {
+	f := newFake()
+	f.spaces[1].ReadLevel = "session"
+	_, addr := serve(t, Options{Backend: f})
+	play(t, connect(t, addr), []step{
+		{"GET a", "$-1"}, {"SESSION", "$-1"}, {"SELECT 1", "+OK"}, {"SET a 1", "+OK"}, {"SESSION", "$1\n+"}, {"GET a", "$1\n1"}, {"SESSION", "$2\n++"},
+	})
 }
 
 func TestRESP3(t *testing.T) {

@@ -148,7 +148,8 @@ func runReceipt(c *conn, _ [][]byte) {
 }
 
 // runSession turns the session token on or off, sets it, or shows it. Once on, each
-// receipt renews it. What is no token of this cluster is refused.
+// receipt renews it. What is no token of this cluster is refused. Where reads are at level
+// session (conn.call), OFF begins a new session.
 func runSession(c *conn, args [][]byte) {
 	switch {
 	case len(args) == 1 && !c.sessionOn:
