@@ -94,6 +94,12 @@ type Promise struct {
 	Checker    string `json:"checker,omitempty"`     // one of the Check constants
 }
 
+// Weaker reports whether p promises less than q, by the judgements that they must pass.
+func (p Promise) Weaker(q Promise) bool {
+	falling := []string{CheckLinearizable, CheckDurable, CheckBounded, CheckSession, CheckPrefix, CheckEventual}
+	return slices.Index(falling, p.Checker) > slices.Index(falling, q.Checker)
+}
+
 // Kinds lists every kind of level but Default, in the order of tables.
 func Kinds() []Kind {
 	kinds := make([]Kind, 0, int(kindEnd)-1)

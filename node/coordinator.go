@@ -314,10 +314,13 @@ func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o
 		op.n.hints.set(sh.Group, o.Leader, sh.Mode)
 	}
 	op.parts++
-	r.Mode, r.Level = sh.Mode, level
 	if op.parts == 1 {
-		r.Shard, r.Epoch, r.Given, r.Leader, r.Acks, r.Needed, r.Staleness = sh.Group, sh.Epoch, o.Given, o.Leader, o.Acks, o.Needed, o.Staleness
+		r.Mode, r.Level, r.Given = sh.Mode, level, o.Given
+		r.Shard, r.Epoch, r.Leader, r.Acks, r.Needed, r.Staleness = sh.Group, sh.Epoch, o.Leader, o.Acks, o.Needed, o.Staleness
 	} else {
+		if sh.Mode != r.Mode && op.promise(sh.Mode, o.Given).Weaker(op.promise(r.Mode, r.Given)) { // as during a switch
+			r.Mode, r.Level, r.Given = sh.Mode, level, o.Given
+		}
 		if r.Shard != sh.Group || r.Leader != o.Leader { // else it is one more part of the same
 			r.Leader = ""
 		}
@@ -331,6 +334,12 @@ func (op *operation) noteLocked(ref catalog.ShardRef, level consistency.Level, o
 	r.Hinted += o.Hinted
 	r.Repaired += o.Repaired
 	op.session.Advance(sh.Group, op.markLocked(sh, o.Position))
+}
+
+// promise is what a level is worth in a mode.
+func (op *operation) promise(m consistency.Mode, given consistency.Level) consistency.Promise {
+	p, _ := consistency.Lookup(m, op.access, given) // what was given is offered
+	return p
 }
 
 // markLocked is how much of a shard the session has seen behind an answer at a position. In

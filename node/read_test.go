@@ -243,6 +243,35 @@ func TestASessionSeesItsWriteAfterAReadAtAReplicaAheadInTerm(t *testing.T) {
 	}
 }
 
+// While a keyspace is switched its shards may be in two modes. The receipt of a request over
+// several says what the weakest kept: its mode, the level there, and what was given.
+func TestAReceiptOverTwoModesSaysWhatTheWeakerKept(t *testing.T) {
+	n := coordinator("n1")
+	n.opt.Now, n.faults = time.Now, fault.NewSet()
+	linearizable, quorum := consistency.L(consistency.Linearizable), consistency.L(consistency.QuorumOf)
+	raft := catalog.ShardRef{Shard: &catalog.Shard{Group: 1, Epoch: 1, Mode: consistency.Raft}}
+	leaderless := catalog.ShardRef{Shard: &catalog.Shard{Group: 2, Epoch: 2, Mode: consistency.Quorum}}
+	for _, tt := range []struct {
+		name string
+		note func(op *operation)
+	}{
+		{"the weaker last", func(op *operation) {
+			op.note(raft, linearizable, replication.Outcome{Given: linearizable}, nil)
+			op.note(leaderless, quorum, replication.Outcome{Given: quorum}, nil)
+		}},
+		{"the weaker first", func(op *operation) {
+			op.note(leaderless, quorum, replication.Outcome{Given: quorum}, nil)
+			op.note(raft, linearizable, replication.Outcome{Given: linearizable}, nil)
+		}},
+	} {
+		op := &operation{n: n, access: consistency.Read}
+		tt.note(op)
+		if r := op.receipt; r.Mode != consistency.Quorum || r.Level != quorum || r.Given != quorum {
+			t.Errorf("%s: mode %s, level %s, given %s; want quorum in mode quorum", tt.name, r.Mode, r.Level, r.Given)
+		}
+	}
+}
+
 func TestSplitPutsEachKeyToItsShard(t *testing.T) {
 	n := reader(t, nil)
 	st := n.machine.State()
