@@ -55,6 +55,15 @@ func (h *hosted) read(ctx context.Context, n *Node, req replication.ReadRequest)
 	return rep, err
 }
 
+// handle is read for a message of another replica, which may ask what stands here.
+func (h *hosted) handle(ctx context.Context, n *Node, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	answer, err := h.group.Handle(ctx, from, msg)
+	if err == nil && h.stopped.Load() {
+		return nil, n.host.notHere(h.shard)
+	}
+	return answer, err
+}
+
 // scan is read for a scan.
 func (h *hosted) scan(ctx context.Context, n *Node, req replication.ScanRequest) (replication.ScanReply, error) {
 	rep, err := h.group.Scan(ctx, req)

@@ -48,6 +48,8 @@ func (r *replica) Scan(context.Context, replication.ScanRequest) (replication.Sc
 	return replication.ScanReply{}, nil
 }
 
+func (r *replica) Handle(context.Context, fulcrum.NodeID, []byte) ([]byte, error) { return nil, nil }
+
 // reader is a node n1 with replicas of the four shards of keyspace k, in mode raft.
 func reader(t *testing.T, read func(ctx context.Context, call int) error) *Node {
 	t.Helper()
@@ -183,6 +185,9 @@ func TestAReadDoesNotOutliveItsReplica(t *testing.T) {
 			gone.stopped.Store(true)
 			if _, err := gone.scan(t.Context(), n, replication.ScanRequest{}); !errors.Is(err, fulcrum.ErrEpoch) {
 				t.Errorf("a scan of a replica that has stopped: %v", err)
+			}
+			if _, err := gone.handle(t.Context(), n, "n2", nil); !errors.Is(err, fulcrum.ErrEpoch) {
+				t.Errorf("a message to a replica that has stopped: %v", err)
 			}
 		})
 	}

@@ -129,7 +129,7 @@ func (n *Node) handleGroup(ctx context.Context, from fulcrum.NodeID, msg []byte)
 	if err != nil {
 		return nil, err
 	}
-	return h.group.Handle(ctx, from, r.Rest())
+	return h.handle(ctx, n, from, r.Rest())
 }
 
 // The kinds of forwarded requests.
