@@ -65,16 +65,6 @@ func (s Marks) Advance(g fulcrum.GroupID, m Mark) {
 	}
 }
 
-// Merge returns the later of a's and b's mark for each group of either.
-func Merge(a, b Marks) Marks {
-	out := make(Marks, max(len(a), len(b)))
-	maps.Copy(out, a)
-	for g, m := range b {
-		out.Advance(g, m)
-	}
-	return out
-}
-
 // Seal writes s as a token that OpenToken reads with the same key. It is
 // deterministic: version, count, then each group in order (as the difference to
 // the one before), epoch, term and index, all as varints; then the first 16 bytes of

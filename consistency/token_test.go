@@ -98,27 +98,6 @@ func TestTokenBound(t *testing.T) {
 	}
 }
 
-func TestMergeTakesTheLater(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a, b := anyMarks().Draw(t, "a"), anyMarks().Draw(t, "b")
-		b = maps.Clone(b)
-		for g := range a {
-			if rapid.Bool().Draw(t, "shared") {
-				b[g] = anyMark().Draw(t, "mark")
-			}
-		}
-		m := Merge(a, b)
-		if !maps.Equal(m, Merge(b, a)) || !maps.Equal(m, Merge(m, a)) {
-			t.Fatal("merge depends on order or count")
-		}
-		for g, x := range m {
-			if x.Compare(a[g]) < 0 || x.Compare(b[g]) < 0 {
-				t.Fatalf("group %d went back to %v", g, x)
-			}
-		}
-	})
-}
-
 func FuzzOpenToken(f *testing.F) {
 	f.Add("")
 	f.Add(string(Marks{1: {1, 2, 3}, 900: {4, 5, 6}}.Seal([]byte("k"))))
