@@ -162,6 +162,14 @@ func (o *overtaking) end(ctx context.Context) (string, error) {
 	return "", o.x.c.Heal(ctx, o.lag(), o.cut())
 }
 
+// crash kills nodes. One that was killed may run for a moment longer, and end starts only what does
+// not run: so a crash that was begun is not given up half way when the run ends.
+func (x *executor) crash(ctx context.Context, nodes []fulcrum.NodeID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	return x.c.Kill(ctx, x.up(nodes)...)
+}
+
 // stopping ends nodes, by a crash or in an orderly way, and starts them again.
 type stopping struct {
 	base
@@ -173,15 +181,15 @@ func (s *stopping) begin(ctx context.Context) (value string, err error) {
 	s.nodes, value = s.whom(ctx)
 	switch s.Act {
 	case Kill:
-		err = s.x.c.Kill(ctx, s.x.up(s.nodes)...)
+		err = s.x.crash(ctx, s.nodes)
 	case Stop:
 		err = s.stop(ctx, s.nodes)
 	}
 	return value, err
 }
 
+// stop is crash in an orderly way.
 func (s *stopping) stop(ctx context.Context, nodes []fulcrum.NodeID) error {
-	// A stop that was begun is not given up half way: end starts only what does not run.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	nodes = s.x.up(nodes)
@@ -235,7 +243,7 @@ func (p *pausing) end(ctx context.Context) (string, error) {
 type harming struct{ base }
 
 func (h *harming) begin(ctx context.Context) (string, error) {
-	return h.Value, h.x.c.Kill(ctx, h.x.up(h.Nodes)...)
+	return h.Value, h.x.crash(ctx, h.Nodes)
 }
 
 func (h *harming) hold(ctx context.Context) error {

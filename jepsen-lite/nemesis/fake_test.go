@@ -20,6 +20,7 @@ type fake struct {
 	cannot string // what it cannot do
 	refuse bool   // a node with a flipped bit does not start
 	dies   bool   // a node with a flipped bit ends a second after it was started
+	lags   bool   // a node that is killed runs for a second longer
 	late   bool   // who asks for a switch hears nothing, and it begins two seconds later
 
 	mu        sync.Mutex
@@ -118,6 +119,20 @@ func (f *fake) stop(n fulcrum.NodeID) error {
 }
 
 func (f *fake) Kill(ctx context.Context, nodes ...fulcrum.NodeID) error {
+	if f.lags {
+		killed := make(chan error, 1)
+		time.AfterFunc(time.Second, func() { killed <- f.kill(context.Background(), nodes) })
+		select {
+		case err := <-killed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return f.kill(ctx, nodes)
+}
+
+func (f *fake) kill(ctx context.Context, nodes []fulcrum.NodeID) error {
 	return f.each(ctx, "kill", nodes, func(n fulcrum.NodeID) error {
 		f.hits["kill"]++
 		return f.stop(n)

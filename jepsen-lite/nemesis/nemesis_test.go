@@ -315,6 +315,26 @@ func TestARoundThatTheEndOverrunsHasNotFailed(t *testing.T) {
 	}
 }
 
+// The end of a run comes while nodes are being killed: they are not left dead.
+func TestACrashIsNotGivenUpHalfWay(t *testing.T) {
+	for _, name := range []string{"kill-all", "disk-bit-flip"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFake(3)
+				f.lags = true
+				p := plan(t, f, 3, 10*time.Minute, name)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(p.Steps[0].At)+300*time.Millisecond)
+				defer cancel()
+				run(t, ctx, p, f)
+				time.Sleep(2 * time.Second)
+				if f.hits["kill"] == 0 || f.broken() != "" {
+					t.Errorf("%d were killed; left behind: %s", f.hits["kill"], f.broken())
+				}
+			})
+		})
+	}
+}
+
 func TestAStepThatFailsSaysSoAndTheRestGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(3)
