@@ -2,6 +2,8 @@ package workload
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,6 +114,21 @@ func namedBy(t *testing.T, step Step) Step {
 		t.Fatalf("%q: the log does not say that it writes", step.Value)
 	}
 	return out
+}
+
+// Something must be there at the end that nodes can agree on, however far their clocks jump.
+func TestSomeKeysLastWhereOthersExpire(t *testing.T) {
+	s := setup(consistency.Raft)
+	expires := map[string]bool{} // by key: whether any of its writes does
+	play(s, newTTL(s), 1000, func(_ int, step Step) {
+		if step.F == history.Write {
+			expires[step.Key] = expires[step.Key] || step.TTL > 0
+		}
+	})
+	last := slices.DeleteFunc(slices.Collect(maps.Keys(expires)), func(key string) bool { return expires[key] })
+	if len(last) == 0 || len(expires) < 3*len(last) {
+		t.Errorf("of %d keys %d do not expire", len(expires), len(last))
+	}
 }
 
 func TestQuorumModeIsSparedWhatItRefuses(t *testing.T) {
