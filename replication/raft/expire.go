@@ -381,7 +381,8 @@ func (b *pending) expire(item []byte, stamp fulcrum.Version) error {
 }
 
 // remove takes key out of the State. Its version must not come again in a later epoch,
-// so it stays as the floor of that.
+// so it stays as the floor of that, unless it is below the floor already: where nothing was
+// written in this epoch yet the newest version that it made is below all that stand here.
 func (b *pending) remove(key []byte) {
 	b.store(fulcrum.Entry{Key: key})
 	b.removed = true

@@ -2,6 +2,7 @@ package raft
 
 import (
 	"bytes"
+	"errors"
 	"reflect"
 	"testing"
 	"testing/synctest"
@@ -103,11 +104,43 @@ func TestASnapshotThatIsBehindIsDurableBeforeItCounts(t *testing.T) {
 	}
 }
 
+// anyPast is what the epochs before have left: entries, some of them due, tombstones too, and
+// the floor that node.host leaves beside them.
+func anyPast(t *rapid.T) (entries []fulcrum.Entry, floor fulcrum.Version) {
+	for _, key := range []string{"a", "b", "c"} {
+		if rapid.Bool().Draw(t, "never written") {
+			continue
+		}
+		e := fulcrum.Entry{Key: []byte(key), Version: fulcrum.Version{Time: uint64(rapid.IntRange(1, 120).Draw(t, "past")), Actor: 8},
+			ExpireAt: int64(draws(t, "past expiry", 0, 1, 500, 4000)), Tombstone: rapid.Bool().Draw(t, "tombstone")}
+		if !e.Tombstone {
+			e.Value = []byte("7")
+		}
+		if entries = append(entries, e); floor.Less(e.Version) {
+			floor = e.Version
+		}
+	}
+	return entries, floor
+}
+
+// begun is the State of a replica that begins its epoch with a past.
+func begun(t interface{ Fatal(...any) }, past []fulcrum.Entry, floor fulcrum.Version) *replicationtest.State {
+	st := replicationtest.NewState()
+	if err := st.Apply(1, past, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Rebase(1, map[string][]byte{replication.FloorKey: []byte(floor.String())}); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
 // However entries are cut into batches, replayed after a crash or moved by a
 // snapshot, replicas end equal, and a shard's versions rise.
 func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		one, other := replicationtest.NewState(), replicationtest.NewState()
+		past, floor := anyPast(t)
+		one, other := begun(t, past, floor), begun(t, past, floor)
 		a, b := newKeeper(t, one), newKeeper(t, other)
 		var logs []protocol.Entry
 		for i := range rapid.IntRange(1, 30).Draw(t, "entries") {
@@ -369,4 +402,41 @@ func dump(t *rapid.T, st *replicationtest.State) (all []fulcrum.Entry) {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// Tombstones that go take nothing from the floor: replicas that read it again, and those that
+// did not, stamp and judge alike, and a watch behind a version of an earlier epoch is told
+// that its changes are gone.
+func TestPurgesLeaveTheFloor(t *testing.T) {
+	floor := fulcrum.Version{Time: 100, Actor: 8}
+	past := []fulcrum.Entry{{Key: []byte("k"), Value: []byte("past"), Version: floor},
+		{Key: []byte("t"), Version: fulcrum.Version{Time: 90, Actor: 8}, Tombstone: true, ExpireAt: 1}}
+	states := []*replicationtest.State{begun(t, past, floor), begun(t, past, floor)}
+	keepers := []*keeper{newKeeper(t, states[0]), newKeeper(t, states[1])}
+	apply := func(index uint64, e entry) {
+		for _, k := range keepers {
+			k.apply([]protocol.Entry{{Index: index, Term: 2, Data: e.encode()}})
+		}
+	}
+	due := entry{kind: entryExpire, stamp: fulcrum.Version{Time: 101, Actor: 1}, clock: clockReading{base: 1, now: int64(time.Second)}}
+	due.items = [][]byte{fulcrum.AppendBytes(nil, []byte("t"))}
+	apply(2, due)
+	if e, err := states[0].Get([]byte("t")); err != nil || !e.Version.IsZero() {
+		t.Fatalf("the tombstone is still there: %+v, %v", e, err)
+	}
+
+	keepers[1] = newKeeper(t, states[1]) // restarts
+	if got := keepers[1].floor(); got != floor {
+		t.Errorf("after a restart the floor is %v, want %v", got, floor)
+	}
+	if _, err := keepers[1].changes.since(fulcrum.Version{Time: 50, Actor: 8}); !errors.Is(err, fulcrum.ErrCompacted) {
+		t.Errorf("changes behind a version of an earlier epoch: %v, want that they are gone", err)
+	}
+	// A leader whose own clock is behind, and which has lost its floor, too.
+	put := entry{kind: entryBatch, stamp: fulcrum.Version{Time: 5, Actor: 1}, clock: clockReading{base: 2, now: int64(time.Second)}}
+	put.items = [][]byte{encodeRequest(replication.WriteRequest{Writes: quiet([]fulcrum.Write{{Op: fulcrum.OpPut, Key: []byte("k"), Value: []byte("v")}})})}
+	apply(3, put)
+	if !reflect.DeepEqual(states[0].Dump(), states[1].Dump()) {
+		t.Errorf("the replicas differ:\n%v\n%v", states[0].Dump(), states[1].Dump())
+	}
 }

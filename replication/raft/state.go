@@ -107,10 +107,14 @@ func (k *keeper) place() place { return place{k.env.Epoch, k.env.State.Applied()
 func (k *keeper) newest() fulcrum.Version {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.prog.last.Less(k.base) {
-		return k.base
+	return newer(k.prog.last, k.base)
+}
+
+func newer(v, w fulcrum.Version) fulcrum.Version {
+	if v.Less(w) {
+		return w
 	}
-	return k.prog.last
+	return v
 }
 
 func (k *keeper) readFloor() error {
@@ -216,7 +220,7 @@ func (k *keeper) apply(logs []protocol.Entry) []any {
 		extra = map[string][]byte{extraProgress: extra[extraProgress]} // mutant: ids are in memory only
 	}
 	if b.removed {
-		extra[replication.FloorKey] = []byte(b.prog.last.String())
+		extra[replication.FloorKey] = []byte(newer(b.prog.last, k.floor()).String())
 	}
 	if err := k.env.State.Apply(last, b.entries, extra); err != nil {
 		_ = k.core.store.broken(fmt.Sprintf("apply up to entry %d", last), err)
