@@ -39,7 +39,7 @@ func (c *Client) call(opts []CallOption) call {
 // Level asks for a level; the zero Level is the keyspace's default.
 func Level(l consistency.Level) CallOption { return func(c *call) { c.level = l } }
 
-// TTL makes a Put expire after d, by the node's clock.
+// TTL makes a Put expire d after it takes effect.
 func TTL(d time.Duration) CallOption { return func(c *call) { c.ttl = d } }
 
 // KeepTTL makes a Put leave the key's expiry as it is.

@@ -87,7 +87,7 @@ func OpAppend(key string, tail []byte) Op {
 	return Op{op: "append", key: key, value: tail, given: true}
 }
 
-// OpExpire makes a key expire after d, by the node's clock; 0: never. The key must be
+// OpExpire makes a key expire d after it takes effect; 0: never. The key must be
 // there, or the transaction is undone.
 func OpExpire(key string, d time.Duration) Op {
 	if d == 0 {

@@ -47,6 +47,24 @@ func (n *Node) resultsHere(results []fulcrum.Result, o replication.Outcome) {
 	}
 }
 
+// eventsHere is entriesHere for a watch. It tells what was, so an expiry may be over by now.
+func (n *Node) eventsHere(events []fulcrum.Event, clock int64) {
+	if clock == 0 {
+		return
+	}
+	ahead := n.Now() - clock
+	for i := range events {
+		e := &events[i].Entry
+		switch {
+		case e.ExpireAt == 0:
+		case ahead > 0 && e.ExpireAt > math.MaxInt64-ahead:
+			e.ExpireAt = math.MaxInt64
+		default:
+			e.ExpireAt = max(1, e.ExpireAt+ahead)
+		}
+	}
+}
+
 // timed turns times to live into expiries by this node's clock.
 func timed(ws []fulcrum.Write, now int64) []fulcrum.Write {
 	if !slices.ContainsFunc(ws, func(w fulcrum.Write) bool { return w.TTL > 0 }) {

@@ -338,6 +338,7 @@ func (p *pull) ask(ctx context.Context, sh *catalog.Shard) (rep replication.Chan
 		e := fulcrum.AsError(err)
 		switch {
 		case e == nil:
+			p.n.eventsHere(rep.Events, rep.Clock)
 			return rep, 0, nil
 		case e.Code == fulcrum.CodeCompacted:
 			forgotten = e

@@ -38,9 +38,13 @@ type ChangesRequest struct {
 
 // ChangesReply holds changes in order; Next is the After that misses nothing and repeats
 // nothing, and so says that nothing else happened up to there.
+//
+// Clock is the reading of the clock, in Unix milliseconds, that the events' expiries are on, as
+// in an Outcome.
 type ChangesReply struct {
 	Events []fulcrum.Event
 	Next   consistency.Mark
+	Clock  int64
 }
 
 func appendMark(b []byte, m consistency.Mark) []byte {
@@ -76,7 +80,7 @@ func AppendChangesReply(b []byte, rep ChangesReply) []byte {
 	for _, e := range rep.Events {
 		b = appendEntryField(appendBool(b, e.Expired), e.Entry)
 	}
-	return b
+	return binary.AppendVarint(b, rep.Clock)
 }
 
 // ReadChangesReply reads what AppendChangesReply wrote.
@@ -93,5 +97,6 @@ func ReadChangesReply(r *fulcrum.Reader) (rep ChangesReply, err error) {
 			return rep, err
 		}
 	}
+	rep.Clock = r.Varint()
 	return rep, r.Err()
 }

@@ -31,7 +31,7 @@ type hello struct {
 
 const (
 	magic           = "FLCp"
-	protocolVersion = 4
+	protocolVersion = 5
 	helloHeader     = len(magic) + 1 + 2
 	maxHello        = 2048
 	maxName         = 64 // of a node, in bytes

@@ -232,6 +232,12 @@ const watchPace = 5 * time.Millisecond
 
 // Changes implements replication.Watcher.
 func (g *Group) Changes(ctx context.Context, req replication.ChangesRequest) (replication.ChangesReply, error) {
+	rep, err := g.changesOf(ctx, req)
+	rep.Clock = g.keeper.estimate()
+	return rep, err
+}
+
+func (g *Group) changesOf(ctx context.Context, req replication.ChangesRequest) (replication.ChangesReply, error) {
 	if g.catchingUp() {
 		return replication.ChangesReply{}, g.core.notLeader("this replica has yet to receive the shard")
 	}

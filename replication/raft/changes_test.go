@@ -498,7 +498,7 @@ func TestChangesTravel(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, req) {
 		t.Errorf("%+v, %v, want %+v", got, err, req)
 	}
-	rep := replication.ChangesReply{Next: consistency.Mark{Epoch: 3, Index: 11}, Events: []fulcrum.Event{
+	rep := replication.ChangesReply{Next: consistency.Mark{Epoch: 3, Index: 11}, Clock: 4, Events: []fulcrum.Event{
 		{Entry: fulcrum.Entry{Key: []byte("k"), Value: []byte("v"), Version: fulcrum.Version{Time: 8, Actor: 1}, ExpireAt: 5}},
 		{Entry: fulcrum.Entry{Key: []byte("l"), Version: fulcrum.Version{Time: 9, Actor: 1}, Tombstone: true}, Expired: true}}}
 	b := replication.AppendChangesReply(nil, rep)

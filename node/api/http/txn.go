@@ -128,7 +128,7 @@ func (h *handler) txn(keyspace string) nethttp.HandlerFunc {
 		}
 		var t api.Txn
 		if err == nil {
-			t, err = in.parse(h.Backend.Now())
+			t, err = in.parse()
 		}
 		if err != nil {
 			h.failLevel(w, r, keyspace, err)
@@ -171,7 +171,7 @@ func txnOf(w nethttp.ResponseWriter, r *nethttp.Request) (in txnBody, err error)
 }
 
 // parse turns in into what the backend takes. Limits on keys and values are the backend's.
-func (in txnBody) parse(now int64) (api.Txn, error) {
+func (in txnBody) parse() (api.Txn, error) {
 	t := api.Txn{Atomic: true}
 	bad := func(list string, i int, err error) (api.Txn, error) {
 		return t, fulcrum.Errorf(fulcrum.CodeInvalid, "%s %d: %w", list, i+1, err).WithHint("%s", txnExample)
@@ -192,14 +192,14 @@ func (in txnBody) parse(now int64) (api.Txn, error) {
 		t.If = append(t.If, cmp)
 	}
 	for i, o := range in.Then {
-		w, err := o.parse(now)
+		w, err := o.parse()
 		if err != nil {
 			return bad("operation of then", i, err)
 		}
 		t.Then = append(t.Then, w)
 	}
 	for i, o := range in.Else {
-		w, err := o.parse(now)
+		w, err := o.parse()
 		if err != nil {
 			return bad("operation of else", i, err)
 		}
@@ -265,7 +265,7 @@ func (c txnCompare) parse() (fulcrum.Compare, error) {
 	return out, err
 }
 
-func (o txnOp) parse(now int64) (fulcrum.Write, error) {
+func (o txnOp) parse() (fulcrum.Write, error) {
 	kind, ok := txnOps[o.Op]
 	w := fulcrum.Write{Op: kind.op, KeepTTL: o.KeepTTL, Offset: o.Offset} // as answerOf needs it:
 	w.NoOld, w.NoValue = o.Op != "get", o.Op != "incr" && o.Op != "incrfloat"
@@ -292,7 +292,7 @@ func (o txnOp) parse(now int64) (fulcrum.Write, error) {
 	}
 	if err == nil && o.TTL != nil {
 		ttl, ttlErr := ttlOf(url.Values{"ttl": {string(*o.TTL)}})
-		w.ExpireAt, err = now+ttl.Milliseconds(), ttlErr
+		w.TTL, err = ttl.Milliseconds(), ttlErr // from when it takes effect, by the clock of whoever orders it
 	}
 	if err == nil && o.If != nil {
 		err = o.condition(&w)
