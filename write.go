@@ -301,7 +301,7 @@ func (w Write) Check(maxValue int) error {
 		return ErrEmptyKey
 	case len(w.Key) > MaxKeyBytes:
 		return fmt.Errorf("%w: key of %d bytes, the limit is %d", ErrTooLarge, len(w.Key), MaxKeyBytes)
-	case len(w.Value) > maxValue:
+	case len(w.Value) > maxValue && w.Op != OpMerge: // what a merge carries was taken once already, perhaps under another limit
 		return fmt.Errorf("%w: value of %d bytes, the limit is %d", ErrTooLarge, len(w.Value), maxValue)
 	case w.TTL < 0 || (w.TTL > 0 && (w.ExpireAt != 0 || w.Op == OpMerge)):
 		return fmt.Errorf("time to live of %d ms with an expiry at %d: %w", w.TTL, w.ExpireAt, ErrShort)

@@ -1,6 +1,7 @@
 package fulcrum_test
 
 import (
+	"errors"
 	"testing"
 
 	"fulcrum"
@@ -81,5 +82,21 @@ func TestAConditionSeesNothingExpired(t *testing.T) {
 		if live, expired := tc.c.Holds(e, now), tc.c.Holds(e, now+1); live != tc.live || expired != tc.expired {
 			t.Errorf("%s: %v while the value is live, %v when it has expired, want %v and %v", tc.name, live, expired, tc.live, tc.expired)
 		}
+	}
+}
+
+// A late write was taken under the limit of another node, or of another day: it is not refused
+// by the one that stands now, or it would be owed for ever.
+func TestALateWriteIsTakenWhateverTheLimit(t *testing.T) {
+	e := fulcrum.Entry{Key: []byte("k"), Value: []byte("123456"), Version: fulcrum.Version{Time: 1, Actor: 1}}
+	if err := fulcrum.MergeOf(e).Check(5); err != nil {
+		t.Errorf("a merge of 6 bytes where 5 are the limit: %v", err)
+	}
+	if res, err := fulcrum.Evaluate(fulcrum.MergeOf(e), fulcrum.Entry{}, fulcrum.Version{Time: 2, Actor: 1}, 0, 5); err != nil || !res.Applied {
+		t.Errorf("%+v, %v", res, err)
+	}
+	put := fulcrum.Write{Op: fulcrum.OpPut, Key: e.Key, Value: e.Value}
+	if err := put.Check(5); !errors.Is(err, fulcrum.ErrTooLarge) {
+		t.Errorf("a put of 6 bytes where 5 are the limit: %v", err)
 	}
 }

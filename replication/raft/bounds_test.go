@@ -42,7 +42,7 @@ func TestAnEntryHasABound(t *testing.T) {
 	for _, tt := range []struct {
 		kind byte
 		done int
-	}{{entryBatch, fit}, {entryUnbounded, len(items)}} {
+	}{{entryBatch, fit}, {entryOwnLimit, fit}, {entryUnbounded, len(items)}} {
 		k := laden(t, each)
 		res := k.apply([]protocol.Entry{{Index: each + 1, Term: 1, Data: entry{kind: tt.kind, items: items}.encode()}})[0].(*entryResult)
 		for i, item := range res.items {

@@ -37,8 +37,16 @@ func unhex(t *testing.T, s string) []byte {
 
 // A replica that restarts on the log of an earlier build makes of it what that build made.
 func TestAnEntryOfAnEarlierBuildAppliesAsThen(t *testing.T) {
+	for _, kind := range []byte{entryUnbounded, entryOwnLimit} { // the latter in the same form
+		old := unhex(t, oldEntry)
+		old[0] = kind
+		appliesAsThen(t, old)
+	}
+}
+
+func appliesAsThen(t *testing.T, old []byte) {
 	k := newKeeper(t, replicationtest.NewState())
-	res := k.apply([]protocol.Entry{{Index: 1, Term: 1, Data: unhex(t, oldEntry)}})[0].(*entryResult)
+	res := k.apply([]protocol.Entry{{Index: 1, Term: 1, Data: old}})[0].(*entryResult)
 	if res.err != nil || len(res.items) != 3 {
 		t.Fatalf("%+v", res)
 	}

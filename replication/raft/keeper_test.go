@@ -34,7 +34,7 @@ func newKeeper(t interface{ Fatal(...any) }, st *replicationtest.State) *keeper 
 func draws[T any](t *rapid.T, label string, of ...T) T { return rapid.SampledFrom(of).Draw(t, label) }
 
 func anyEntry(t *rapid.T, index uint64) protocol.Entry {
-	e := entry{kind: entryBatch, clock: anyReading(t, index), stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")) << rapid.SampledFrom([]int{0, 35}).Draw(t, "far"), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
+	e := entry{kind: entryBatch, value: draws(t, "largest", 1, 2, 5, 100), clock: anyReading(t, index), stamp: fulcrum.Version{Time: uint64(rapid.IntRange(1, 50).Draw(t, "time")) << rapid.SampledFrom([]int{0, 35}).Draw(t, "far"), Actor: uint32(rapid.IntRange(1, 3).Draw(t, "actor"))}}
 	for range rapid.IntRange(1, 4).Draw(t, "requests") {
 		req := replication.WriteRequest{Atomic: rapid.Bool().Draw(t, "atomic")}
 		for range rapid.IntRange(1, 3).Draw(t, "writes") {
@@ -142,6 +142,11 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 		past, floor := anyPast(t)
 		one, other := begun(t, past, floor), begun(t, past, floor)
 		a, b := newKeeper(t, one), newKeeper(t, other)
+		open := func() { // each time with another limit of its own
+			b = newKeeper(t, other)
+			b.env.MaxValue = draws(t, "own limit", 1, 3, 100)
+		}
+		open()
 		var logs []protocol.Entry
 		for i := range rapid.IntRange(1, 30).Draw(t, "entries") {
 			logs = append(logs, anyLogged(t, uint64(i+2)))
@@ -178,7 +183,7 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 			switch rapid.IntRange(0, 4).Draw(t, "how") {
 			case 0: // a crash: the state falls back, entries come again
 				other = other.Crash()
-				b = newKeeper(t, other)
+				open()
 				at = max(0, int(other.Applied())-1)
 			case 1: // a snapshot to an empty replica
 				if b.applied() < 2 {
@@ -190,7 +195,7 @@ func TestReplicasAgreeHoweverEntriesArrive(t *testing.T) {
 					t.Fatal(err)
 				}
 				other = replicationtest.NewState()
-				b = newKeeper(t, other)
+				open()
 				if err := b.install(m, stream); err != nil {
 					t.Fatal(err)
 				}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -19,7 +20,8 @@ const (
 	entryUnbounded byte = iota + 1 // requests, in order, of builds that had no bounds; read, never written
 	entryFence                     // the last entry that counts
 	entryExpire                    // keys that are due
-	entryBatch                     // requests, in order, under replication.Bounded and entryCost
+	entryOwnLimit                  // an entryBatch of builds that did not state the limit of values; read, never written
+	entryBatch                     // requests, in order, under replication.Bounded, entryCost and a limit of values that it states
 	entryEnd
 )
 
@@ -36,7 +38,21 @@ type entry struct {
 	kind  byte
 	stamp fulcrum.Version // zero for a Replica
 	clock clockReading    // zero for a Replica
+	value int             // of an entryBatch: the largest value that its leader's node takes
 	items [][]byte
+}
+
+// bounded reports whether the requests of e are held to bounds together.
+func (e entry) bounded() bool { return e.kind == entryBatch || e.kind == entryOwnLimit }
+
+// largest is the limit of the values that e leaves. It must be the same on all replicas, while
+// each node has its own, which may be another one after a restart: so it stands in the entry.
+// Where it does not, only nodes of one limit ever agreed.
+func (e entry) largest(own int) int {
+	if e.value > 0 {
+		return e.value
+	}
+	return own
 }
 
 func (e entry) encode() []byte {
@@ -48,6 +64,9 @@ func (e entry) encode() []byte {
 	b = uvarints(b, e.stamp.Time, uint64(e.stamp.Actor), e.clock.base, uint64(e.clock.now))
 	if e.clock.now > 0 { // the two clocks are close to each other, as a rule
 		b = binary.AppendVarint(b, e.clock.wall-e.clock.now/int64(time.Millisecond))
+	}
+	if e.kind == entryBatch {
+		b = uvarints(b, uint64(e.value))
 	}
 	b = uvarints(b, uint64(len(e.items)))
 	for _, it := range e.items {
@@ -63,6 +82,9 @@ func decodeEntry(b []byte) (entry, error) {
 	e.clock.base, e.clock.now = r.Uvarint(), int64(r.Uvarint())
 	if e.clock.now > 0 {
 		e.clock.wall = r.Varint() + e.clock.now/int64(time.Millisecond)
+	}
+	if e.kind == entryBatch {
+		e.value = int(min(r.Uvarint(), math.MaxInt32))
 	}
 	n := r.Uvarint()
 	if n > uint64(len(b)) || e.kind == 0 || e.kind >= entryEnd || e.clock.now < 0 {
@@ -253,7 +275,7 @@ func (c *core) commit(in *instance, batch []*request) {
 		end(nil)
 		return
 	}
-	e := entry{kind: batch[0].kind}
+	e := entry{kind: batch[0].kind, value: c.env.MaxValue}
 	if c.env.Clock != nil {
 		e.stamp = above(c.env.Clock.Next(), c.machine.floor())
 		e.clock = c.machine.reading(v.Term)

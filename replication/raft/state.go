@@ -345,7 +345,7 @@ func above(stamp, v fulcrum.Version) fulcrum.Version {
 // the same on every replica. From the first that has none on, all are put off: they stay
 // in their order.
 func (b *pending) room(e entry, n int) bool {
-	if e.kind == entryBatch && b.used > 0 && b.used+n > entryCost {
+	if e.bounded() && b.used > 0 && b.used+n > entryCost {
 		b.full = true
 		return false
 	}
@@ -364,10 +364,14 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 	req.Writes = onLogClock(req.Writes, b.prog.clock, e.clock.wall)
 	req.Else = onLogClock(req.Else, b.prog.clock, e.clock.wall)
 	var bounds replication.Bounds
-	if e.kind == entryBatch && (e.stamp.Actor == b.env.Actor || !mutant.On("bounds-of-proposer")) { // mutant: followers take what it refuses
+	if e.bounded() && (e.stamp.Actor == b.env.Actor || !mutant.On("bounds-of-proposer")) { // mutant: followers take what it refuses
 		bounds = replication.Bounded
 	}
-	if cost, ok := b.unseen(req, stamp, bounds); ok {
+	largest := e.largest(b.env.MaxValue)
+	if mutant.On("limit-of-each") {
+		largest = b.env.MaxValue // mutant: each replica goes by its own node
+	}
+	if cost, ok := b.unseen(req, stamp, largest, bounds); ok {
 		if !b.room(e, cost.Sum()) {
 			return deferred{}, nil
 		}
@@ -391,7 +395,7 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 			req.Writes[i].At = fulcrum.Version{} // mutant: another version than it asks for
 		}
 	}
-	ev, err := replication.Evaluate(req, get, stamp, now, b.env.MaxValue, bounds)
+	ev, err := replication.Evaluate(req, get, stamp, now, largest, bounds)
 	switch {
 	case err != nil:
 		return nil, err
@@ -418,13 +422,13 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 // from before it at most the floor. Where replicas' floors differ some look, and find
 // what the others know: nothing newer than stamp. What req leaves is the same, and so is
 // its cost, which must be within bounds.
-func (b *pending) unseen(req replication.WriteRequest, stamp fulcrum.Version, bounds replication.Bounds) (cost replication.Cost, ok bool) {
+func (b *pending) unseen(req replication.WriteRequest, stamp fulcrum.Version, largest int, bounds replication.Bounds) (cost replication.Cost, ok bool) {
 	if req.ID != "" || req.Transaction() || stamp.Time <= b.floor().Time { // as above compares
 		return cost, false
 	}
 	for i := range req.Writes {
 		w := &req.Writes[i]
-		if w.Op != fulcrum.OpPut || !w.Quiet || !w.Blind() || len(w.Value) > b.env.MaxValue {
+		if w.Op != fulcrum.OpPut || !w.Quiet || !w.Blind() || len(w.Value) > largest {
 			return cost, false
 		}
 		cost.Add(w, &fulcrum.Result{Applied: true, Length: len(w.Value)})
