@@ -1,8 +1,10 @@
 package sim_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -96,5 +98,52 @@ func TestAWatchTellsWhenAKeyExpires(t *testing.T) {
 				t.Errorf("%s: %v", at, err)
 			}
 		}
+	})
+}
+
+// A moment of expiry is as far away as the leader's wall clock says, whatever the clock of the
+// node says that was asked; one that is over takes the key away at once.
+func TestAMomentOfExpiryIsTheLeaders(t *testing.T) {
+	inBubble(t, sim.ClusterOptions{Nodes: 3}, func(t *testing.T, c *sim.Cluster) {
+		create(t, c, "cp", consistency.Raft)
+		asked := c.Names()[0]
+		if asked == raftLeader(c, "cp") {
+			asked = c.Names()[1]
+		}
+		if err := c.Inject(fulcrum.Fault{ID: "skew", Kind: "clock", Node: asked, Skew: fulcrum.Duration(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		ks, err := c.Node(asked).Keyspace("cp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := c.Network.Dial(t.Context(), string(asked)+":"+sim.RedisPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		say := func(command, want string) {
+			t.Helper()
+			fmt.Fprintf(conn, "%s\r\n", command)
+			if line, err := r.ReadString('\n'); err != nil || strings.TrimSpace(line) != want {
+				t.Errorf("%s: %q, %v, want %q", command, line, err, want)
+			}
+		}
+		say(fmt.Sprint("SELECT ", ks.ID), "+OK")
+		say("SET k v", "+OK")
+		say(fmt.Sprint("EXPIREAT k ", time.Now().Add(10*time.Minute).Unix()), ":1")
+		say("EXISTS k", ":1")
+		say(fmt.Sprint("EXPIREAT k ", time.Now().Add(15*time.Minute).Unix()), ":1")
+		time.Sleep(14 * time.Minute)
+		if got, err := get(c, "n3", api.Call{Keyspace: "cp"}, "k"); err != nil || got != "v" {
+			t.Errorf("k is %q after 14 minutes of 15 (%v)", got, err)
+		}
+		say(fmt.Sprint("EXPIREAT k ", time.Now().Add(-time.Second).Unix()), ":1")
+		say("EXISTS k", ":0")
+		say("EXPIREAT k 5", ":0")
+		say("SET k v", "+OK")
+		say("EXPIREAT k 0", ":1")
+		say("EXISTS k", ":0")
 	})
 }

@@ -6,9 +6,13 @@ import (
 	"fulcrum"
 )
 
-// quorumMode is fulcrum.KeyspaceInfo.Mode of the leaderless mode, in which only
-// blind writes can be done and nobody knows what stood at a key before.
-const quorumMode = "quorum"
+// Values of fulcrum.KeyspaceInfo.Mode: of the one whose log decides what has expired, and of
+// the leaderless one, in which only blind writes can be done and nobody knows what stood at a
+// key before.
+const (
+	raftMode   = "raft"
+	quorumMode = "quorum"
+)
 
 // command is one entry of the table. Exactly one of read and write may be set, for
 // commands of one key, which then share calls with their neighbours in a pipeline;

@@ -72,6 +72,22 @@ func (u timeUnit) from(n, now int64) (int64, bool) {
 	return now + n, true
 }
 
+// over reports whether a time of EXPIRE is over, whoever's clock it is read by. Mode raft goes
+// by the shard's leader's: where this node's clock is ahead, what it takes for over may be far
+// away, and what is over for the leader, too, goes there.
+func (c *conn) over(u timeUnit, n, at int64) bool {
+	switch {
+	case !u.absolute:
+		return n <= 0
+	case at <= 0:
+		return true
+	case at > c.s.backend.Now():
+		return false
+	}
+	ks, err := c.keyspace()
+	return err != nil || ks.Mode != raftMode
+}
+
 // Conditions of EXPIRE on the expiry that the key has.
 const (
 	ttlAbsent  = 1 << iota // NX: it has none
@@ -109,11 +125,11 @@ func (c *conn) expireAt(arg []byte, u timeUnit, name string) (n, at int64, err e
 }
 
 // expireTo makes w set the expiry of a live key to n, which is at in Unix
-// milliseconds; one in the past deletes it.
+// milliseconds; one that is over deletes it.
 func (c *conn) expireTo(w *fulcrum.Write, key []byte, u timeUnit, n, at int64) {
 	w.Key = key
 	bare(w)
-	if u.absolute && at <= c.s.backend.Now() || !u.absolute && n <= 0 {
+	if c.over(u, n, at) {
 		w.Op, w.If = fulcrum.OpDelete, fulcrum.IfPresent
 		return
 	}
