@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,29 +25,31 @@ func sha256Of(text string) string {
 }
 
 // What was acknowledged survives kill -9 of all processes at the same moment, over and
-// over: twenty processes and more, by what was seen to die.
+// over: twenty processes and more, by what was seen to die. On a busy machine rounds take
+// longer, and it takes more than one run.
 func TestJepsenKillsRealProcesses(t *testing.T) {
 	t.Parallel()
 	f := newJepsenFolder(t)
-	out := f.judged("valid", "run", "--workload", "durability", "--nemesis", "kill-all", "--nodes", "3", "--quiet", "1500ms", "--busy", "1s", "--time", "28s",
-		"--rate", "40", "--concurrency", "3", "--seed", "42753688")
-	h := f.reported(out, "nodes/n1.log", "nodes/n2.log", "nodes/n3.log")
-	killed := int64(0)
-	for _, e := range h.Events {
-		if e.F == "stop" && e.Fault == "kill-all" {
-			killed += e.Hits
+	killed, acknowledged := int64(0), 0
+	for run := 0; run < 4 && killed < 20; run++ {
+		out := f.judged("valid", "run", "--workload", "durability", "--nemesis", "kill-all", "--nodes", "3", "--quiet", "1500ms", "--busy", "1s", "--time", "28s",
+			"--rate", "40", "--concurrency", "3", "--seed", strconv.Itoa(42753688+run))
+		h := f.reported(out, "nodes/n1.log", "nodes/n2.log", "nodes/n3.log")
+		for _, e := range h.Events {
+			if e.F == "stop" && e.Fault == "kill-all" {
+				killed += e.Hits
+			}
 		}
+		for i := range h.Ops {
+			if op := &h.Ops[i]; op.F.Mutates() && op.Outcome == history.OK {
+				acknowledged++
+			}
+		}
+		t.Logf("after run %d: %d processes killed, %d writes acknowledged", run+1, killed, acknowledged)
 	}
 	if killed < 20 {
 		t.Errorf("%d processes were killed, want 20 and more", killed)
 	}
-	acknowledged := 0
-	for i := range h.Ops {
-		if op := &h.Ops[i]; op.F.Mutates() && op.Outcome == history.OK {
-			acknowledged++
-		}
-	}
-	t.Logf("%d processes killed, %d writes acknowledged", killed, acknowledged)
 	if acknowledged < 50 {
 		t.Errorf("%d writes were acknowledged: too few to say anything", acknowledged)
 	}
