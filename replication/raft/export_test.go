@@ -94,3 +94,15 @@ func Question(nonce, term uint64) []byte { return uvarints([]byte{msgReadIndex},
 
 // Term is the term that the replica is in.
 func (g *Group) Term() uint64 { return g.core.instance.Load().term() }
+
+// LastPlace is where the log ends.
+func (r *Replica) LastPlace() (index, term uint64) {
+	index = r.core.store.Last()
+	term, _ = r.core.store.Term(index)
+	return index, term
+}
+
+// Reached waits for an entry as a change of the configuration does.
+func (r *Replica) Reached(ctx context.Context, term, index uint64) error {
+	return r.core.reached(ctx, r.core.instance.Load(), term, index)
+}

@@ -131,3 +131,12 @@ func (e *ensemble) id(m *member) fulcrum.NodeID {
 	}
 	return ""
 }
+
+func (e *ensemble) others(m *member) (ids []fulcrum.NodeID) {
+	for id, o := range e.replicas {
+		if o != m {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

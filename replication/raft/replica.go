@@ -158,23 +158,40 @@ func (r *Replica) Barrier(ctx context.Context) error {
 	return r.core.reached(ctx, in, in.term(), r.core.store.Last())
 }
 
-// reached waits until the entry at index is applied, which a leader of term has put there.
+// reached waits until the entry is applied that a leader of term has put at index.
+//
+// A later leader may put another one there, and then this one will never be: CodeNotLeader,
+// definitely. That an entry at index is committed says so only while this replica leads in
+// term; after that, the term of what stands there does. What is not committed yet when the
+// leadership ends is up to the next leader: CodeUnknown.
 func (c *core) reached(ctx context.Context, in *instance, term, index uint64) error {
+	unknown := func(why string) error {
+		return fulcrum.Errorf(fulcrum.CodeUnknown, "entry %d may still be committed: %s", index, why)
+	}
 	for {
 		moved, elected := c.advanced.wait(), c.elected.wait()
-		if v := in.view.Load(); in.commit.Load() < index && (v.Role != protocol.Leader || v.Term != term) {
-			return c.notLeader("not the leader any more")
+		applied := in.applied.Load() // before the view: what was applied while this replica led is its own
+		if v := in.view.Load(); v.Role != protocol.Leader || v.Term != term {
+			if in.commit.Load() < index {
+				return unknown("this replica leads no more")
+			}
+			switch now, known := c.store.Term(index); {
+			case !known:
+				return unknown("the log was cut behind it")
+			case now != term:
+				return c.notLeader("another leader's entry took the place")
+			}
 		}
-		if in.applied.Load() >= index {
+		if applied >= index {
 			return nil
 		}
 		select {
 		case <-moved:
 		case <-elected:
 		case <-in.ctx.Done():
-			return unavailable(c.env.Node, "this replica is stopping")
+			return unknown("this replica is stopping")
 		case <-ctx.Done():
-			return fulcrum.Errorf(fulcrum.CodeUnknown, "entry %d is not known to be committed before the deadline", index)
+			return unknown("it was not before the deadline")
 		}
 	}
 }
