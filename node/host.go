@@ -267,14 +267,14 @@ func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
 		return h.run(ctx, ref, *rec)
 	case rec == nil && sh.Epoch == 1 && sh.Hosts(me):
 		next.Based = true
-		err = h.base(sh, state, next)
+		err = h.base(sh, state, nil, next)
 	case rec != nil && rec.Epoch+1 == sh.Epoch && slices.Contains(sh.Based, me),
 		rec != nil && mutant.On("unsettled-replica-based"): // mutant: begins an epoch with what it has
 		if !sh.Hosts(me) {
 			return h.drop(sh.Group)
 		}
 		next.Based = true
-		err = h.base(sh, state, next)
+		err = h.base(sh, state, rec, next)
 	default:
 		if rec != nil {
 			if err := h.handOverLeftovers(ctx, ref, *rec); err != nil {
@@ -299,8 +299,16 @@ func (h *host) enter(ctx context.Context, ref catalog.ShardRef) error {
 
 // base makes the State that stands here the starting point of the epoch: log
 // position 1, term 1. The log comes first: without the record it counts for
-// nothing, so a crash in between repeats the step.
-func (h *host) base(sh *catalog.Shard, state replication.State, next record) error {
+// nothing, so a crash in between repeats the step. before is the record of the epoch
+// before, if there was one.
+func (h *host) base(sh *catalog.Shard, state replication.State, before *record, next record) error {
+	leaves := map[string][]byte{} // what mode raft has no use for any more
+	if before != nil && before.Mode == consistency.Raft && sh.Mode != consistency.Raft {
+		var err error
+		if leaves, err = raft.ToWallClock(state, before.Epoch); err != nil {
+			return err
+		}
+	}
 	log, err := h.n.store.Log(sh.Group, sh.Epoch, storage.Fsync)
 	if err != nil {
 		return err
@@ -336,6 +344,7 @@ func (h *host) base(sh *catalog.Shard, state replication.State, next record) err
 		}
 		maps.Copy(extra, gone)
 	}
+	maps.Copy(extra, leaves)
 	return state.Rebase(1, extra)
 }
 

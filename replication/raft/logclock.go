@@ -83,6 +83,15 @@ func (s *clockState) pass(r clockReading, term, index uint64) {
 	}
 }
 
+// late is how far the clock is behind the leader's wall clock when it proposes an entry that
+// carries r, which would move it.
+func (s clockState) late(r clockReading, term, index uint64) int64 {
+	if s.pass(r, term, index); s.now == 0 || r.wall == 0 {
+		return 0
+	}
+	return r.wall*int64(time.Millisecond) - s.now
+}
+
 // contradicts reports whether an entry at index of term is not one that led here: terms never
 // fall along a log, so none up to the last one is of a later term.
 func (s clockState) contradicts(index, term uint64) bool {

@@ -24,11 +24,12 @@ type progress struct {
 	last  fulcrum.Version      // the newest version made or merged
 	fence replication.Position // Index 0: open
 	clock clockState           // stands still behind the fence; the next epoch goes on from it
+	late  int64                // at the fence: how far the log's clock was behind its leader's wall clock; see ToWallClock
 }
 
 func (p progress) encode(e fulcrum.Epoch) []byte {
 	return uvarints(nil, uint64(e), p.last.Time, uint64(p.last.Actor), p.fence.Term, p.fence.Index,
-		uint64(p.clock.now), p.clock.term, p.clock.last, p.clock.foreign)
+		uint64(p.clock.now), p.clock.term, p.clock.last, p.clock.foreign, uint64(p.late))
 }
 
 func decodeProgress(b []byte, e fulcrum.Epoch) (progress, error) {
@@ -40,6 +41,9 @@ func decodeProgress(b []byte, e fulcrum.Epoch) (progress, error) {
 	p := progress{last: fulcrum.Version{Time: r.Uvarint(), Actor: uint32(r.Uvarint())}}
 	p.fence = replication.Position{Term: r.Uvarint(), Index: r.Uvarint()}
 	p.clock = clockState{now: int64(r.Uvarint()), term: r.Uvarint(), last: r.Uvarint(), foreign: r.Uvarint()}
+	if len(r.Rest()) > 0 { // else an earlier build wrote it
+		p.late = int64(r.Uvarint())
+	}
 	if err := finish(r); err != nil {
 		return progress{}, fmt.Errorf("extra %q: %w", extraProgress, err)
 	}
@@ -292,6 +296,7 @@ func (b *pending) entry(l protocol.Entry) (*entryResult, error) {
 	case e.kind == entryFence:
 		if b.prog.fence.Index == 0 {
 			b.prog.fence = replication.Position{Term: l.Term, Index: l.Index}
+			b.prog.late = b.prog.clock.late(e.clock, l.Term, l.Index)
 		}
 		res.items = []any{b.prog.fence}
 		return res, nil
