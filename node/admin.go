@@ -31,6 +31,7 @@ type adminRequest struct {
 	Attempt  int                  `json:",omitempty"`
 	Term     uint64               `json:",omitempty"`
 	Made     *catalog.Applied     `json:",omitempty"`
+	To       fulcrum.NodeID       `json:",omitempty"` // who is asked, by way of the node that gets this
 }
 
 func (n *Node) handleAdmin(ctx context.Context, from fulcrum.NodeID, msg []byte) ([]byte, error) {
@@ -46,6 +47,13 @@ func (n *Node) handleAdmin(ctx context.Context, from fulcrum.NodeID, msg []byte)
 }
 
 func (n *Node) admin(ctx context.Context, from fulcrum.NodeID, req adminRequest) (any, error) {
+	if to := req.To; to != "" {
+		if err := n.reach(ctx, to); err != nil {
+			return nil, err
+		}
+		req.To = ""
+		return ask[json.RawMessage](ctx, n, to, req)
+	}
 	switch req.Do {
 	case "lease":
 		return n.grantLease(ctx, from, req.Life)
@@ -129,6 +137,25 @@ func adminAt[T any](ctx context.Context, n *Node, to fulcrum.NodeID, req adminRe
 	return v, nil
 }
 
+// adminThrough is adminAt a replica of a shard, by way of another one where this node cannot
+// reach it: a cut between the two must not keep a shard fenced that has a majority. Only
+// steps that may be repeated go this way, and it makes no difference who sends them.
+func adminThrough[T any](ctx context.Context, n *Node, to fulcrum.NodeID, others []fulcrum.NodeID, req adminRequest) (out T, err error) {
+	if err = n.reach(ctx, to); err == nil {
+		return adminAt[T](ctx, n, to, req)
+	}
+	req.To = to
+	for _, via := range others {
+		if via == to || via == n.opt.Name || n.reach(ctx, via) != nil {
+			continue
+		}
+		if out, err = ask[T](ctx, n, via, req); !errors.Is(err, fulcrum.ErrUnavailable) {
+			break
+		}
+	}
+	return out, err
+}
+
 // takeIn is the catalog leader's side of a registration. A name whose lease holds
 // with another data directory belongs to a node that runs: the newcomer must go.
 //
@@ -154,20 +181,36 @@ func (n *Node) takeIn(ctx context.Context, node catalog.Node, outside bool) erro
 	if known && old.Incarnation == node.Incarnation && old.PeerAddr != node.PeerAddr && !n.lives.expired(node.Name) {
 		return fulcrum.Errorf(fulcrum.CodeConflict, "node %s had a lease at %s until just now", node.Name, old.PeerAddr)
 	}
-	newDisk := known && old.Incarnation != node.Incarnation
-	if newDisk && n.inCatalog(node.Name) || outside && n.votes(node.Name) {
+	if !known && !n.votes(node.Name) {
+		node.Voter = false // it was a first voter once, and has been removed: others have taken its place
+	}
+	if known && old.Incarnation != node.Incarnation && n.inCatalog(node.Name) {
 		// Before the catalog takes its new data directory for the one that it has: see admitted.
-		if err := n.catalog.RemoveServer(ctx, node.Name); err != nil {
+		if err := n.takeVote(ctx, node.Name); err != nil {
 			return err
 		}
-		n.log.Info("a node with a new data directory has no vote in the catalog until it has caught up", "of", node.Name)
 	}
-	if _, err := n.propose(ctx, catalog.Command{Register: &node}); err != nil {
+	if err := n.proposeHere(ctx, catalog.Command{Register: &node}); err != nil {
 		return err
+	}
+	if outside && n.votes(node.Name) {
+		if err := n.takeVote(ctx, node.Name); err != nil {
+			return err
+		}
 	}
 	if !n.inCatalog(node.Name) {
 		return n.catalog.AddNonvoter(ctx, node.Name)
 	}
+	return nil
+}
+
+// takeVote takes a node out of the catalog's group, in which it is a member again when it has
+// been taken in.
+func (n *Node) takeVote(ctx context.Context, id fulcrum.NodeID) error {
+	if err := n.catalog.RemoveServer(ctx, id); err != nil {
+		return err
+	}
+	n.log.Info("a node with a new data directory has no vote in the catalog until it has caught up", "of", id)
 	return nil
 }
 
@@ -197,6 +240,19 @@ func (n *Node) votes(id fulcrum.NodeID) bool {
 // the place that a copy of the catalog must have reached to show the change.
 func (n *Node) propose(ctx context.Context, c catalog.Command) (catalog.Applied, error) {
 	return n.proposed(ctx, c, false)
+}
+
+// proposeHere changes the catalog by this leader's log, and no other's: what stood in that
+// before, such as a configuration of the catalog's group that is not committed yet, is
+// committed with it.
+func (n *Node) proposeHere(ctx context.Context, c catalog.Command) error {
+	c.At = n.wall().UTC()
+	cmd, err := catalog.Encode(c)
+	if err != nil {
+		return err
+	}
+	_, err = catalogResult(n.catalog.Propose(ctx, cmd))
+	return err
 }
 
 // change is propose for what somebody waits for: a leader that was cut off is asked by a

@@ -75,10 +75,13 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 	c.look(st.NodeNames())
 	changing, filling := 0, 0
 	st.Groups(func(ref catalog.ShardRef) {
-		if ref.Shard.Phase != catalog.Active {
-			changing++
-			c.start(ctx, g, ref.Shard.Group, func(ctx context.Context) error { return c.change(ctx, ref) })
+		if ref.Shard.Phase == catalog.Active {
+			return
 		}
+		if c.there(ref.Shard) == nil && !c.waited(ref.Shard.Group) {
+			changing++
+		}
+		c.start(ctx, g, ref.Shard.Group, func(ctx context.Context) error { return c.change(ctx, ref) })
 	})
 	load := sync.OnceValue(st.Load)
 	for _, name := range st.Names() {
@@ -93,20 +96,30 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 				if len(learners) > 0 {
 					count = &filling // for as long as it takes: others need not wait for it
 				}
-				if *count < changesAtOnce {
-					*count++
+				if there := c.there(sh) == nil; *count < changesAtOnce || !there {
+					if there { // else it gets nowhere, and takes nobody's place
+						*count++
+					}
 					c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.begin(ctx, sh, next, ok, learners) })
 					continue
 				}
 			}
-			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) {
+			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) && c.there(sh) == nil {
 				c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.promote(ctx, sh) })
 			}
 		}
 	}
-	c.forgetRemoved(ctx, g, st)
-	c.restoreVoters(ctx, g, st)
-	c.fillVoters(ctx, g, st)
+	c.keepMembers(ctx, g, st)
+}
+
+// there returns an error unless the nodes of a majority of the replicas of sh count as live.
+// Then no change of it is begun, which could hardly be finished and would fence what can be
+// read still; and one that was begun before takes no place from those that could be made.
+func (c *controller) there(sh *catalog.Shard) error {
+	if catalog.Spare(sh.Replicas, func(id fulcrum.NodeID) bool { return !c.expired(id) }) < 0 {
+		return fulcrum.Errorf(fulcrum.CodeUnavailable, "no majority of its replicas on %v is there", sh.Replicas)
+	}
+	return nil
 }
 
 // start runs one step for a shard unless one is under way or the bound is reached:
@@ -134,6 +147,13 @@ func (c *controller) start(ctx context.Context, g *errgroup.Group, id fulcrum.Gr
 		}
 		return nil
 	})
+}
+
+// waited reports whether the last step for a shard failed.
+func (c *controller) waited(id fulcrum.GroupID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why[id] != ""
 }
 
 // wanted says which change a shard needs: to its keyspace's target mode, off a node that is
@@ -220,7 +240,7 @@ func (c *controller) fence(ctx context.Context, sh *catalog.Shard, replicas []fu
 	req := adminRequest{Do: "fence", Group: sh.Group, Epoch: sh.Epoch}
 	if sh.Mode == consistency.Quorum {
 		answers, err := collect(ctx, replicas, len(sh.Replicas)/2+1, graceForOthers, func(ctx context.Context, id fulcrum.NodeID) (replication.Position, error) {
-			return adminAt[replication.Position](ctx, c.n, id, req)
+			return adminThrough[replication.Position](ctx, c.n, id, replicas, req)
 		})
 		var max replication.Position
 		var fenced []fulcrum.NodeID
@@ -252,7 +272,7 @@ func atOrderer[T any](ctx context.Context, n *Node, sh *catalog.Shard, replicas 
 		}
 		tried[id] = true
 		callCtx, cancel := context.WithTimeout(ctx, stepTimeout/2)
-		out, err = adminAt[T](callCtx, n, id, req)
+		out, err = adminThrough[T](callCtx, n, id, replicas, req)
 		cancel()
 		if err == nil {
 			return out, nil
@@ -298,7 +318,7 @@ func (c *controller) settle(ctx context.Context, sh *catalog.Shard, attempt int,
 	for {
 		req.With = with
 		answers, err := collect(ctx, with, len(sh.Replicas)/2+1, time.Second, func(ctx context.Context, id fulcrum.NodeID) (struct{}, error) {
-			return adminAt[struct{}](ctx, c.n, id, req)
+			return adminThrough[struct{}](ctx, c.n, id, with, req)
 		})
 		if err != nil {
 			return nil, err
@@ -386,7 +406,7 @@ func (c *controller) promote(ctx context.Context, sh *catalog.Shard) error {
 	term := max(sh.Term+1, catalog.FirstTerm)
 	voters := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id fulcrum.NodeID) bool { return slices.Contains(sh.Wiped, id) })
 	promises, err := collect(ctx, voters, len(sh.Replicas)/2+1, graceForOthers, func(ctx context.Context, id fulcrum.NodeID) (leaderfollower.Promise, error) {
-		return adminAt[leaderfollower.Promise](ctx, c.n, id, adminRequest{Do: "promise", Group: sh.Group, Epoch: sh.Epoch, Term: term})
+		return adminThrough[leaderfollower.Promise](ctx, c.n, id, voters, adminRequest{Do: "promise", Group: sh.Group, Epoch: sh.Epoch, Term: term})
 	})
 	if err != nil {
 		return fmt.Errorf("promoting a leader of shard %d: %w", sh.Group, err)
@@ -452,35 +472,4 @@ func better(a, b leaderfollower.Promise) bool {
 		a, b = b, a // mutant: the shortest log wins
 	}
 	return a.LastTerm > b.LastTerm || a.LastTerm == b.LastTerm && a.LastIndex > b.LastIndex
-}
-
-// forgetRemoved ends the removal of nodes that hold nothing any more.
-func (c *controller) forgetRemoved(ctx context.Context, g *errgroup.Group, st *catalog.State) {
-	for _, id := range st.NodeNames() {
-		if !st.Nodes[id].Removing {
-			continue
-		}
-		holds := false
-		st.Groups(func(ref catalog.ShardRef) { holds = holds || ref.Shard.Holds(id) })
-		if holds {
-			continue
-		}
-		if id == c.n.opt.Name { // another leader takes this one out
-			c.start(ctx, g, fulcrum.CatalogGroup, c.n.catalog.HandOver)
-			continue
-		}
-		c.start(ctx, g, fulcrum.CatalogGroup, func(ctx context.Context) error {
-			if err := c.replaceVoter(ctx, st, id); err != nil {
-				return err
-			}
-			if err := c.majorityWithout(id); err != nil {
-				return err
-			}
-			if err := c.n.catalog.RemoveServer(ctx, id); err != nil {
-				return err
-			}
-			_, err := c.n.propose(ctx, catalog.Command{RemoveNode: &catalog.RemoveNode{Node: id, Forget: true}})
-			return err
-		})
-	}
 }

@@ -149,6 +149,9 @@ func (c *controller) begin(ctx context.Context, sh *catalog.Shard, next catalog.
 		_, err := c.n.propose(ctx, catalog.Command{SetLearners: &catalog.SetLearners{ShardAt: next.ShardAt, Learners: learners}})
 		return err
 	}
+	if err := c.there(sh); err != nil {
+		return err
+	}
 	if len(learners) == 0 && len(next.Replicas) > len(sh.Replicas) {
 		if err := c.whole(ctx, sh); err != nil {
 			return err

@@ -26,7 +26,7 @@ type State struct {
 	NextGroup  fulcrum.GroupID
 	NextID     uint32
 	NextActor  uint32
-	Voters     int `json:",omitempty"` // the most that the catalog's group has had: so many it should have
+	Voters     int `json:",omitempty"` // the most that the catalog's group has had, without those that leave: so many it should have
 	tables     map[string]*partition.Table
 	byID       map[uint32]*Keyspace
 	groupIndex map[fulcrum.GroupID]ShardRef

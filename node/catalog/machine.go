@@ -29,6 +29,7 @@ type Command struct {
 	Late           *Late           `json:",omitempty"`
 	Damaged        *Damaged        `json:",omitempty"`
 	SetLearners    *SetLearners    `json:",omitempty"`
+	SetVoter       *SetVoter       `json:",omitempty"`
 }
 
 // CreateKeyspace makes a keyspace and places its shards on the nodes that there are.
@@ -102,6 +103,13 @@ type SetLeader struct {
 type Bump struct {
 	Node fulcrum.NodeID
 	From uint64
+}
+
+// SetVoter notes that a node has a vote in the catalog's group. It counts only while the
+// node has the data directory that the vote was given to: another one is no voter yet.
+type SetVoter struct {
+	Node        fulcrum.NodeID
+	Incarnation string
 }
 
 // RemoveNode marks a node as leaving, or (Forget) drops it once it holds nothing.
@@ -242,6 +250,8 @@ func (s *State) apply(c Command) error {
 		return s.damaged(*c.Damaged, c.At)
 	case c.SetLearners != nil:
 		return s.setLearners(*c.SetLearners)
+	case c.SetVoter != nil:
+		return s.setVoter(*c.SetVoter)
 	}
 	return fulcrum.Errorf(fulcrum.CodeInvalid, "empty catalog command")
 }
@@ -276,18 +286,40 @@ func (s *State) register(n Node) error {
 		}
 	}
 	s.Nodes[n.Name] = n
-	s.Voters = max(s.Voters, len(s.voters()))
+	s.countVoters()
 	return nil
 }
 
-// voters are the voters of the catalog's group, those that leave included.
-func (s *State) voters() []fulcrum.NodeID {
-	return slices.DeleteFunc(s.NodeNames(), func(id fulcrum.NodeID) bool { return !s.Nodes[id].Voter })
+func (s *State) setVoter(v SetVoter) error {
+	n, ok := s.Nodes[v.Node]
+	if !ok || n.Incarnation != v.Incarnation {
+		return fulcrum.Errorf(fulcrum.CodeConflict, "node %s is not in the cluster with that data directory", v.Node)
+	}
+	n.Voter = true
+	s.Nodes[v.Node] = n
+	s.countVoters()
+	return nil
 }
 
-// LacksVoter reports whether the catalog's group has fewer voters than it once had: one was
-// removed with no node to take its place.
-func (s *State) LacksVoter() bool { return len(s.voters()) < s.Voters }
+func (s *State) countVoters() {
+	s.Voters = max(s.Voters, len(s.voters(func(n Node) bool { return !n.Removing })))
+}
+
+// voters are those of the catalog's group that are like that.
+func (s *State) voters(like func(Node) bool) []fulcrum.NodeID {
+	return slices.DeleteFunc(s.NodeNames(), func(id fulcrum.NodeID) bool { return !s.Nodes[id].Voter || !like(s.Nodes[id]) })
+}
+
+// LacksVoter reports whether the catalog's group has fewer voters than it should have: one was
+// removed with no node to take its place. One that leaves counts for as long as it is there.
+func (s *State) LacksVoter() bool {
+	return len(s.voters(func(Node) bool { return true })) < s.Voters
+}
+
+// LacksVoterWithout reports whether it will when a node has left, unless another voter comes.
+func (s *State) LacksVoterWithout(id fulcrum.NodeID) bool {
+	return len(s.voters(func(n Node) bool { return n.Name != id })) < s.Voters
+}
 
 func (s *State) bump(b Bump) error {
 	n, ok := s.Nodes[b.Node]
