@@ -104,7 +104,7 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 					continue
 				}
 			}
-			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) && c.there(sh) == nil {
+			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) {
 				c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.promote(ctx, sh) })
 			}
 		}

@@ -44,7 +44,7 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 	}
 	name := rapid.SampledFrom(nodeNames).Draw(rt, "node")
 	keyspace := rapid.SampledFrom(keyspaceNames).Draw(rt, "keyspace")
-	kinds := []string{"register", "create", "alter", "abort", "drop", "bump", "remove", "forget"}
+	kinds := []string{"register", "create", "alter", "abort", "drop", "bump", "remove", "forget", "vote"}
 	if len(shards) > 0 {
 		kinds = append(kinds, "start", "start", "reconcile", "reconcile", "finish", "finish", "finish", "lead", "late", "damaged", "damaged", "learn", "learn")
 	}
@@ -95,6 +95,8 @@ func draw(rt *rapid.T, st *State, at time.Time) Command {
 	case "damaged":
 		c.Damaged = &Damaged{ShardAt: at1(), Node: name, ID: rapid.SampledFrom([]string{"d1", "d2", "d3"}).Draw(rt, "damage")}
 		c.At = at.Add(time.Duration(rapid.IntRange(0, 48).Draw(rt, "hours")) * time.Hour)
+	case "vote":
+		c.SetVoter = &SetVoter{Node: name, Incarnation: rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "incarnation")}
 	case "late":
 		c.Late = &Late{Group: sh.Group, Count: 1}
 	}

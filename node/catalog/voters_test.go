@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"errors"
 	"testing"
 
 	"fulcrum"
@@ -51,5 +52,22 @@ func TestAReplacedVoterMakesTheGroupNoLarger(t *testing.T) {
 	leave("b", "")
 	if st := m.State(); !st.LacksVoter() || st.Voters != 3 {
 		t.Errorf("after a voter left with none in its place there should be %d, and one is lacking: %v", st.Voters, st.LacksVoter())
+	}
+}
+
+// A vote is the data directory's that it was given to.
+func TestAVoteIsNotAnotherDataDirectorys(t *testing.T) {
+	s := New()
+	if err := s.register(Node{Name: "a", PeerAddr: "a", Incarnation: "new"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.setVoter(SetVoter{Node: "a", Incarnation: "old"}); !errors.Is(err, fulcrum.ErrConflict) || s.Nodes["a"].Voter {
+		t.Errorf("%v, %+v", err, s.Nodes["a"])
+	}
+	if err := s.setVoter(SetVoter{Node: "b", Incarnation: ""}); !errors.Is(err, fulcrum.ErrConflict) || len(s.Nodes) != 1 {
+		t.Errorf("a node that is not there: %v", err)
+	}
+	if err := s.setVoter(SetVoter{Node: "a", Incarnation: "new"}); err != nil || !s.Nodes["a"].Voter || s.Voters != 1 {
+		t.Errorf("%v, %+v", err, s.Nodes["a"])
 	}
 }
