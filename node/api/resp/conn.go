@@ -39,6 +39,7 @@ type conn struct {
 	closing               bool
 	silent                bool // CLIENT REPLY OFF
 	skipNext              bool // CLIENT REPLY SKIP
+	skipping              bool // it was the last command: this one's reply is dropped
 
 	db      atomic.Uint32
 	proto   atomic.Int32
@@ -192,10 +193,10 @@ func (c *conn) dispatch(args [][]byte) {
 // asked for that.
 func (c *conn) alone(do func()) {
 	c.runPending()
-	mark, skip := len(c.out.buf), c.skipNext
-	c.skipNext = false
+	mark := len(c.out.buf)
+	c.skipping, c.skipNext = c.skipNext, false
 	do()
-	if skip || c.silent { // CLIENT REPLY ON ends the silence, and is answered
+	if c.skipping || c.silent { // CLIENT REPLY ON ends both, and is answered
 		c.out.buf = c.out.buf[:min(mark, len(c.out.buf))]
 	}
 }

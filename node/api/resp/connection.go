@@ -252,7 +252,7 @@ func clientSet(c *conn, field *string, value []byte, what string) {
 func clientReply(c *conn, how []byte) {
 	switch {
 	case word(how, "ON"):
-		c.silent = false
+		c.silent, c.skipping = false, false
 		c.out.ok()
 	case word(how, "OFF"):
 		c.silent = true

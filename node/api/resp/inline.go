@@ -25,7 +25,7 @@ func splitInline(line []byte) ([][]byte, bool) {
 // inlineWord reads the argument that starts at i and returns where it ends.
 func inlineWord(line []byte, i int) (arg []byte, next int, ok bool) {
 	arg = []byte{}
-	for i < len(line) && !isSpace(line[i]) {
+	for i < len(line) && !endsWord(line[i]) {
 		c := line[i]
 		i++
 		if c != '"' && c != '\'' {
@@ -79,6 +79,9 @@ func unescape(c byte) byte {
 	}
 	return c
 }
+
+// endsWord is less than isSpace: to Redis \v and \f are part of a word that has begun.
+func endsWord(c byte) bool { return isSpace(c) && c != '\v' && c != '\f' }
 
 func isSpace(c byte) bool { return c == ' ' || (c >= '\t' && c <= '\r') || c == 0 }
 

@@ -51,7 +51,7 @@ func (c *conn) chosen(args [][]byte) []*command {
 func (c *conn) writeCommand(cmd *command) {
 	w := &c.out
 	if cmd == nil {
-		w.nullArray()
+		w.null()
 		return
 	}
 	flags := strings.Fields(cmd.flags)

@@ -226,6 +226,8 @@ func TestClientReply(t *testing.T) {
 	check(t, "replies", s.replies(4), []string{"+OK", "$1\n2", "+OK", "$1\n3"})
 	s.send("CLIENT REPLY OFF\r\nSETRANGE a 1 x\r\nEXPIRE a 100\r\nGETEX a EX 50\r\nSET b 1 GET\r\nCLIENT REPLY ON\r\nGET a\r\nTTL a\r\nGET b\r\n")
 	check(t, "silent commands do what they say", s.replies(4), []string{"+OK", "$2\n3x", ":50", "$1\n1"})
+	s.send("CLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\nCLIENT REPLY SKIP\r\nCLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\nCLIENT REPLY SKIP\r\nSET a 4\r\nGET a\r\n")
+	check(t, "ON is answered behind SKIP too", s.replies(3), []string{"+OK", "+OK", "$1\n4"})
 }
 
 func TestConditionalExpireAgainstAnotherWriter(t *testing.T) {

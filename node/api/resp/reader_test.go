@@ -145,7 +145,7 @@ func TestInline(t *testing.T) {
 	for line, want := range map[string]string{
 		`SET a b`: `["SET" "a" "b"]`, "  a\t b  ": `["a" "b"]`, ``: `[]`, `   `: `[]`, `"" ''`: `["" ""]`,
 		`"a b" 'c d'`: `["a b" "c d"]`, `"\x41\n\r\t\b\a\\\"\q"`: `["A\n\r\t\b\a\\\"q"]`, `'it\'s \n'`: `["it's \\n"]`, `a"b c"`: `["ab c"]`, `"\x4g"`: `["x4g"]`,
-		`"a`: `bad`, `'a`: `bad`, `"a"b`: `bad`, `'a'b`: `bad`, `"a\`: `bad`, `a"`: `bad`,
+		`"a`: `bad`, `'a`: `bad`, `"a"b`: `bad`, `'a'b`: `bad`, `"a\`: `bad`, `a"`: `bad`, "\v\fa\vb c\f \"d\"\ve": `["a\vb" "c\f" "d" "e"]`,
 	} {
 		args, ok := splitInline([]byte(line))
 		got := fmt.Sprintf("%q", args)

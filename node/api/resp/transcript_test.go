@@ -124,7 +124,7 @@ func TestCommands(t *testing.T) {
 		},
 		"server": {
 			{"CONFIG GET save", "*2\n$4\nsave\n$0\n"}, {"CONFIG GET append* databases", "*6\n..."}, {"CONFIG GET nothing", "*0"}, {"CONFIG SET save x", "-ERR CONFIG can only GET here..."}, {"CONFIG GET", "-ERR wrong number of arguments for 'config|get' command"},
-			{"COMMAND COUNT", ":67"}, {"COMMAND INFO get nope", "*2\n*10\n$3\nget\n:2\n*2\n+readonly\n+fast\n:1\n:1\n:1\n*1\n+@string\n*0\n*0\n*0\n*-1"}, {"COMMAND GETKEYS MSET a 1 b 2", "*2\n$1\na\n$1\nb"}, {"COMMAND GETKEYS PING", "-ERR The command has no key arguments"}, {"COMMAND DOCS nope", "*0"}, {"COMMAND WHAT", "-ERR unknown subcommand..."},
+			{"COMMAND COUNT", ":67"}, {"COMMAND INFO get nope", "*2\n*10\n$3\nget\n:2\n*2\n+readonly\n+fast\n:1\n:1\n:1\n*1\n+@string\n*0\n*0\n*0\n$-1"}, {"COMMAND GETKEYS MSET a 1 b 2", "*2\n$1\na\n$1\nb"}, {"COMMAND GETKEYS PING", "-ERR The command has no key arguments"}, {"COMMAND DOCS nope", "*0"}, {"COMMAND WHAT", "-ERR unknown subcommand..."},
 			{"INFO persistence", "$26\n# Persistence\nloading:0\n"}, {"INFO", "$..."}, {"INFO nothing", "$0\n"},
 			{"CLUSTER SLOTS", "-ERR This instance has cluster support disabled"}, {"DEBUG SLEEP 1", "-ERR DEBUG is refused..."},
 		},
