@@ -18,17 +18,20 @@ type progress struct {
 	flying      bool   // an append is under way
 	sent        uint64 // the entry before those of the newest append
 	snapshot    bool   // it is being sent a snapshot
+	untaken     int    // snapshots in a row that it has not taken
 	failures    int
 	left        time.Time     // when the append under way was sent
 	patience    time.Duration // how long it may take while heartbeats are answered
 	retry       time.Time     // an append under way is lost, or may be tried again; zero: nothing waits
 	heard       time.Time     // its last answer in this term
+	another     time.Time     // no snapshot before that
 }
 
 // Retries after failures wait for so long, and twice as long each time.
 const (
-	firstRetry = 50 * time.Millisecond
-	lastRetry  = 400 * time.Millisecond
+	firstRetry   = 50 * time.Millisecond
+	lastRetry    = 400 * time.Millisecond
+	lastSnapshot = 10 * time.Second // of a snapshot, which is all that the leader holds
 )
 
 // Progress is how far a leader knows another replica to be.
@@ -170,6 +173,10 @@ func (r *Raft) replicate(now time.Time) {
 		}
 		prevTerm, ok := r.termOf(p.next - 1)
 		if !ok || p.next < r.log.First() {
+			if !r.takesSnapshot(now, p) {
+				p.failures = max(p.failures, 1) // its next answer comes here again, see Beaten
+				continue
+			}
 			p.snapshot, p.retry = true, time.Time{}
 			r.send(Send{To: id, Snapshot: true})
 			continue
@@ -177,6 +184,12 @@ func (r *Raft) replicate(now time.Time) {
 		p.flying, p.sent, p.left, p.retry = true, p.next-1, now, now.Add(r.cfg.Retry)
 		r.send(Send{To: id, Append: &Append{Term: r.hard.Term, Prev: p.next - 1, PrevTerm: prevTerm, Commit: r.commit}})
 	}
+}
+
+// takesSnapshot reports whether a replica is there to take a snapshot, which costs the leader a
+// walk over all that it holds: it has answered lately, and has not just refused several.
+func (r *Raft) takesSnapshot(now time.Time, p *progress) bool {
+	return now.Sub(p.heard) <= r.cfg.Election && !now.Before(p.another)
 }
 
 // Fill completes an append of Ready with its entries, as many as fit into so many bytes
@@ -281,9 +294,13 @@ func (r *Raft) SnapshotSent(now time.Time, to fulcrum.NodeID, term, index, curre
 	if index == 0 {
 		p.retry = now.Add(min(lastRetry, firstRetry<<min(p.failures, 8)))
 		p.failures++
+		if p.untaken > 0 { // one may have been away, and gets the next as soon as it is back
+			p.another = now.Add(min(lastSnapshot, firstRetry<<min(p.untaken, 8)))
+		}
+		p.untaken++
 		return
 	}
-	p.heard, p.failures, p.retry = now, 0, time.Time{}
+	p.heard, p.failures, p.untaken, p.retry = now, 0, 0, time.Time{}
 	p.match = max(p.match, index)
 	p.next = p.match + 1
 	r.advance(now)

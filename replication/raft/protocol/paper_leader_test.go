@@ -329,6 +329,61 @@ func TestSnapshotIsSent(t *testing.T) {
 	}
 }
 
+// needing makes a leader of term 3 whose log begins behind what b lacks: b is being sent a snapshot.
+func needing(t *testing.T) *replica {
+	p := boot(t, "a", "abc", 1, 1, 2, 2)
+	p.log.take(simSnapshot{3, 2, p.log.snap.conf}, 4)
+	p.restart("a")
+	p.lead()
+	p.refused("b", *p.wantSent("b", 4, 1), 1)
+	p.wantSnapshot("b", 1)
+	return p
+}
+
+// A snapshot is all that the leader holds: nobody who does not answer is sent one.
+func TestNobodyIsSentASnapshotWhoIsAway(t *testing.T) {
+	p := needing(t)
+	for range 40 {
+		p.after(heartbeat)
+		p.beaten("c")
+	}
+	p.r.SnapshotSent(p.now, "b", 3, 0, 0) // b is away by now
+	for range 200 {
+		p.after(heartbeat)
+		p.wantSnapshot("b", 0)
+		p.beaten("c")
+		p.wantSnapshot("b", 0)
+	}
+	p.beaten("b")
+	p.wantSnapshot("b", 1)
+}
+
+// One who answers and takes no snapshot, as its disk is full perhaps, is sent another one less and
+// less often, but for ever.
+func TestSnapshotsThatAreNotTakenGetSeldom(t *testing.T) {
+	p := needing(t)
+	var longest time.Duration
+	for range 20 {
+		p.r.SnapshotSent(p.now, "b", 3, 0, 3)
+		p.do()
+		from := p.now
+		for sent := false; !sent && p.now.Sub(from) < time.Minute; {
+			p.beaten("b", "c")
+			if sent = slices.ContainsFunc(p.sent, func(s protocol.Send) bool { return s.Snapshot }); !sent {
+				p.after(heartbeat)
+				sent = slices.ContainsFunc(p.sent, func(s protocol.Send) bool { return s.Snapshot })
+			}
+		}
+		longest = max(longest, p.now.Sub(from))
+	}
+	if longest < 9*time.Second || longest > 11*time.Second {
+		t.Errorf("the longest pause is %v, want about 10 s", longest)
+	}
+	p.r.SnapshotSent(p.now, "b", 3, 3, 3)
+	p.do()
+	p.wantSent("b", 3, int(p.log.Last())-3)
+}
+
 // What is at the snapshot's very end needs none.
 func TestEntriesBehindASnapshot(t *testing.T) {
 	p := boot(t, "a", "abc", 1, 1, 2, 2)
