@@ -169,18 +169,22 @@ func (c *core) takeChunk(ctx context.Context, in *instance, from fulcrum.NodeID,
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.tuning.RPC) // half of what the sender waits
+	defer cancel()
 	select {
 	case <-one.done:
 	case <-ctx.Done():
-		return nil, unavailable(c.env.Node, "the snapshot is being installed")
 	}
-	switch {
-	case one.err != nil:
-		return nil, one.err
+	switch reply, done, err := one.outcome(from, ch); {
+	case err != nil:
+		return nil, err
 	case c.silent():
 		return nil, unavailable(c.env.Node, "this replica is stopping")
+	case !done:
+		return encodeReply(protocol.Reply{OK: true, Last: installing}, time.Since(came)), nil
+	default:
+		return encodeReply(reply, time.Since(came)), nil
 	}
-	return encodeReply(one.reply, time.Since(came)), nil
 }
 
 // answerVote answers a candidate, unless a promise forbids that a vote leaves.

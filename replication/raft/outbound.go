@@ -276,7 +276,8 @@ func (in *instance) sendChunks(to fulcrum.NodeID, ch *chunk) error {
 }
 
 // sendLastChunk sends the last chunk, again and again while it is being installed, or its
-// answer may have been lost, as long as this replica leads.
+// answer may have been lost, as long as this replica leads. An install takes as long as it does:
+// another snapshot would take no less, and wait for it.
 func (in *instance) sendLastChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, error) {
 	c := in.core
 	end := time.Now().Add(c.tuning.Install)
@@ -288,7 +289,11 @@ func (in *instance) sendLastChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, 
 		b, err := in.wait(to, 2*c.tuning.RPC, msg)
 		if err == nil {
 			reply, _, err := in.opened(to, b, nil)
-			return reply, err
+			if err != nil || !reply.OK || reply.Last != installing {
+				return reply, err
+			}
+			end = time.Now().Add(c.tuning.Install)
+			continue
 		}
 		var e *fulcrum.Error
 		if refused := errors.As(err, &e) && e.Code != fulcrum.CodeUnavailable; refused || time.Now().After(end) {

@@ -112,43 +112,76 @@ func (h held) Close() error {
 
 // installs knows the newest transfer of each peer that is whole, so that its last chunk
 // may come again when its answer was lost.
+//
+// It installs one at a time. Others stay in staging meanwhile, where they are bounded: an
+// install takes as long as its disk does, and leaders may change more often.
 type installs struct {
-	mu sync.Mutex
-	by map[fulcrum.NodeID]*install
+	mu      sync.Mutex
+	by      map[fulcrum.NodeID]*install
+	running *install
 }
 
 type install struct {
+	from     fulcrum.NodeID
 	transfer uint64
 	done     chan struct{} // closed when reply or err is set
 	reply    protocol.Reply
 	err      error
 }
 
-// begin returns the install that the last chunk of a transfer asks for.
+// installing answers a last chunk, as Reply.Last: all of the snapshot is here, and is being
+// installed, or waits for another one that is.
+const installing = 1
+
+// outcome is what became of the transfer that a last chunk ends; not done: it is to come again.
+func (one *install) outcome(from fulcrum.NodeID, ch chunk) (reply protocol.Reply, done bool, err error) {
+	select {
+	case <-one.done:
+	default:
+		return reply, false, nil
+	}
+	if one.from != from || one.transfer != ch.transfer {
+		return reply, false, nil // it was another one's turn
+	}
+	return one.reply, true, one.err
+}
+
+// begin returns the install that the last chunk of a transfer asks for, or another one that
+// it has to wait for.
 func (s *installs) begin(in *instance, from fulcrum.NodeID, ch chunk) (*install, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if one := s.by[from]; one != nil && one.transfer == ch.transfer {
 		return one, nil
 	}
+	if s.running != nil {
+		return s.running, in.core.staging.keep(from, ch)
+	}
 	whole, err := in.core.staging.take(from, ch, in.core.tuning.MaxSnapshotBytes)
 	if err != nil {
 		return nil, err
 	}
-	one := &install{transfer: ch.transfer, done: make(chan struct{})}
+	one := &install{from: from, transfer: ch.transfer, done: make(chan struct{})}
 	if s.by == nil {
 		s.by = map[fulcrum.NodeID]*install{}
 	}
 	running := in.spawn(func() {
-		defer close(one.done)
+		defer s.end(one)
 		defer whole.Close()
 		one.reply, one.err = in.receive(from, ch, whole)
 	})
 	if !running {
 		return nil, errors.Join(unavailable(in.core.env.Node, "this replica is stopping"), whole.Close())
 	}
-	s.by[from] = one
+	s.by[from], s.running = one, one
 	return one, nil
+}
+
+func (s *installs) end(one *install) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running = nil
+	close(one.done)
 }
 
 // receive installs a whole snapshot.

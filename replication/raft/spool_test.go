@@ -7,6 +7,7 @@ import (
 	"hash/crc64"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fulcrum"
@@ -179,6 +180,48 @@ func TestStagingLeavesNoFile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While one snapshot is being installed, which may take as long as the disk does, others are
+// received, but not more than two are kept: leaders may change, and each sends its own.
+func TestSnapshotsThatWaitForAnInstall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sh := &shelf{}
+		k := newKeeper(t, replicationtest.NewState())
+		k.core.staging.spool = sh
+		in, err := k.core.begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.life.Go(func() { in.serve(in.ctx) }) // nobody applies: the first install never ends
+		k.core.instance.Store(in)
+		data := bytes.Repeat([]byte("a shard"), 700_000)
+		for i, from := range []fulcrum.NodeID{"b", "c", "d", "e", "c", "d"} {
+			var last []byte
+			for _, c := range chunks(uint64(10+i), data) {
+				c.term, c.meta = uint64(10+i), virtualSnapshot([]fulcrum.NodeID{"a"})
+				if last, err = k.core.handle(t.Context(), from, c.encode()); err != nil {
+					break
+				}
+			}
+			refused := err != nil && fulcrum.AsError(err).Code == fulcrum.CodeOverloaded
+			if want := from == "e"; refused != want || !refused && err != nil {
+				t.Errorf("the snapshot of %s: %v, want it refused: %v", from, err, want)
+			}
+			if reply, _, _ := decodeReply(last); err == nil && (!reply.OK || reply.Last != installing) {
+				t.Errorf("the answer to %s is %+v, want that it waits", from, reply)
+			}
+		}
+		if sh.most > 3 {
+			t.Errorf("%d snapshots were kept at once, want one that is being installed and two others", sh.most)
+		}
+		in.cut()
+		in.life.Wait()
+		k.core.staging.clear()
+		if len(sh.files) > 0 {
+			t.Errorf("%d files are left", len(sh.files))
+		}
+	})
 }
 
 // What a disk damages between the receipt and the install is not installed.

@@ -55,6 +55,17 @@ func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*spooled, err
 	return t.data, nil
 }
 
+// keep notes that the sender of a transfer is there, which it adds nothing to for now.
+func (s *staging) keep(from fulcrum.NodeID, c chunk) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, err := s.at(from, c)
+	if err == nil {
+		t.touch = time.Now()
+	}
+	return err
+}
+
 // begin finds, or makes, the transfer that a chunk belongs to, and marks it busy.
 func (s *staging) begin(from fulcrum.NodeID, c chunk, limit int64) (*transfer, error) {
 	s.mu.Lock()

@@ -22,7 +22,7 @@ type Tuning struct {
 	TrailingEntries  uint64        // entries kept behind a cut for replicas that are a little behind; default 4096
 	MaxSnapshotBytes int64         // the largest shard that a replica takes in from a peer; default 64 GiB
 	HoldBytes        int64         // how far the log may grow for a peer that is catching up; default 8 times SnapshotBytes
-	Install          time.Duration // how long a replica may take to install a snapshot that it has received; default 2m
+	Install          time.Duration // how long a replica that has received a snapshot may not say that it installs it; default 2m
 
 	MaxAppendEntries int // entries in one message; default 64
 	MaxAppendBytes   int // and their bytes, less over a link that is slow (see flow); an entry that is larger goes in parts; default 4 MiB, at most 8 MiB
