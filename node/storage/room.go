@@ -96,6 +96,20 @@ func (r *room) toStart() error {
 	return nil
 }
 
+// spare returns an error where what can come again, like a snapshot, must not take more: it
+// looks now, as that may be written faster than room is looked at.
+func (r *room) spare() error {
+	if r.look == nil {
+		return nil
+	}
+	is, err := r.look()
+	if err != nil || is.Free >= is.reserve(true) {
+		return nil
+	}
+	return fulcrum.Errorf(fulcrum.CodeDisk, "the disk of %s has %d MiB free of %d MiB: below %d MiB this node takes no snapshots", r.dir, is.Free>>20, is.Total>>20, is.reserve(true)>>20).
+		WithHint("free some space on it: a snapshot needs as much as its shard, twice where it is installed, and then comes again by itself")
+}
+
 func (r *room) err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -10,9 +10,13 @@ import (
 
 // spool makes files for data in passing, in a folder of the data directory that each
 // Open empties: a crash leaves nothing behind for longer. Nothing in it is ever synced.
+//
+// Invariant: it takes none of the room that is kept for what the node cannot refuse, nor so
+// much that the node has to refuse writes.
 type spool struct {
 	dir  string
 	disk *disk
+	room *room
 }
 
 const spoolDir = "spool"
@@ -20,12 +24,12 @@ const spoolDir = "spool"
 // Spool is where groups keep snapshots on their way.
 func (s *Store) Spool() replication.Spool { return s.spool }
 
-func openSpool(dir string, d *disk) (*spool, error) {
+func openSpool(dir string, d *disk, r *room) (*spool, error) {
 	dir = filepath.Join(dir, spoolDir)
 	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
 		return nil, diskError(err, "empty %s", dir)
 	}
-	return &spool{dir: dir, disk: d}, nil
+	return &spool{dir: dir, disk: d, room: r}, nil
 }
 
 // Create implements replication.Spool.
@@ -40,12 +44,14 @@ func (s *spool) Create() (replication.SpoolFile, error) {
 	return &spoolFile{File: f, spool: s}, nil
 }
 
-// refuse is the injected fault's answer to a write.
+// refuse is the answer to a write where there is no room to spare, or of an injected fault.
 func (s *spool) refuse() error {
-	if s.disk.inject == nil {
-		return nil
+	if s.disk.inject != nil {
+		if err := s.disk.inject().refuse(); err != nil {
+			return err
+		}
 	}
-	return s.disk.inject().refuse()
+	return s.room.spare()
 }
 
 type spoolFile struct {

@@ -195,7 +195,7 @@ func Open(opts Options) (_ *Store, err error) {
 	if err = s.room.toStart(); err != nil {
 		return nil, err
 	}
-	if s.spool, err = openSpool(opts.Dir, s.disk); err != nil {
+	if s.spool, err = openSpool(opts.Dir, s.disk, &s.room); err != nil {
 		return nil, err
 	}
 	watch := stopwatch{at: time.Now()}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc64"
 	"io"
+	"log/slog"
 	"time"
 
 	"fulcrum"
@@ -201,7 +202,11 @@ func (in *instance) askVote(to fulcrum.NodeID, v protocol.Vote) {
 func (in *instance) sendSnapshot(to fulcrum.NodeID, term uint64) {
 	index, current, err := in.transfer(to, term)
 	if err != nil {
-		in.core.env.Logger.Debug("a snapshot was not taken in", "peer", to, "error", err)
+		level := slog.LevelDebug
+		if fulcrum.AsError(err).Code == fulcrum.CodeDisk { // here or there: somebody has to do something
+			level = slog.LevelWarn
+		}
+		in.core.env.Logger.Log(in.ctx, level, "a snapshot was not taken in", "peer", to, "error", err)
 	} else if index > 0 {
 		in.core.peers.matched(to, index)
 	}
