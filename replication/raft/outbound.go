@@ -218,6 +218,11 @@ func (in *instance) sendSnapshot(to fulcrum.NodeID, term uint64) {
 // not taken, current the peer's term.
 func (in *instance) transfer(to fulcrum.NodeID, term uint64) (index, current uint64, err error) {
 	c := in.core
+	end, ok := c.snaps.begin(to)
+	if !ok {
+		return 0, 0, errors.New("another one is on its way there")
+	}
+	defer end()
 	m, data, err := c.snaps.open()
 	if err != nil {
 		return 0, 0, err
@@ -230,17 +235,17 @@ func (in *instance) transfer(to fulcrum.NodeID, term uint64) (index, current uin
 	buf := make([]byte, chunkBytes)
 	for {
 		n, err := io.ReadFull(data, buf)
-		end := err == io.EOF || err == io.ErrUnexpectedEOF
-		if err != nil && !end {
+		all := err == io.EOF || err == io.ErrUnexpectedEOF
+		if err != nil && !all {
 			return 0, 0, err
 		}
 		sum.Write(buf[:n])
-		if ch.data = buf[:n]; !end || n > flowLeast {
+		if ch.data = buf[:n]; !all || n > flowLeast {
 			if err := in.sendChunks(to, &ch); err != nil {
 				return 0, 0, fmt.Errorf("at byte %d: %w", ch.offset, err)
 			}
 		}
-		if !end {
+		if !all {
 			continue
 		}
 		ch.last, ch.sum = true, sum.Sum64()

@@ -46,8 +46,9 @@ type snapshots struct {
 	core    *core
 	storing chan struct{} // holds one: whoever has it may make meta another one
 
-	mu   sync.Mutex
-	meta snapshotMeta // Index 0: none yet
+	mu      sync.Mutex
+	meta    snapshotMeta            // Index 0: none yet
+	sending map[fulcrum.NodeID]bool // to whom one is on its way
 }
 
 func (s *snapshots) current() (snapshotMeta, bool) {
@@ -98,6 +99,26 @@ func (s *snapshots) open() (snapshotMeta, io.ReadCloser, error) {
 		return m, nil, err
 	}
 	return m, held{rc, release}, nil
+}
+
+// begin notes that a snapshot is on its way to a peer, until end; false: one is already. A peer
+// receives one of each sender, and a second would end the first. The protocol asks for it all the
+// same, of a member that was taken out and back in.
+func (s *snapshots) begin(to fulcrum.NodeID) (end func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sending[to] {
+		return nil, false
+	}
+	if s.sending == nil {
+		s.sending = map[fulcrum.NodeID]bool{}
+	}
+	s.sending[to] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.sending, to)
+	}, true
 }
 
 type held struct {

@@ -63,3 +63,24 @@ func TestNoSnapshotIsMadeForOneThatIsAway(t *testing.T) {
 		})
 	}
 }
+
+// A learner that is taken out and back in while a snapshot is on its way to it gets that one: two
+// at once would end each other, again and again.
+func TestALearnerThatIsTakenBackIn(t *testing.T) {
+	cluster(t, 3, raft.Tuning{TrailingEntries: 1}, func(t *testing.T, c *replicationtest.Cluster) {
+		l := leader(t, c)
+		for i := range 120 {
+			mustPut(t, c, l, fmt.Sprint("old", i), strings.Repeat("v", 30_000))
+		}
+		snapshot(t, c, l)
+		id := c.Learner()
+		narrow(c, id, 200<<10)
+		learn(t, c, l, id)
+		time.Sleep(5 * time.Second)
+		learn(t, c, l)
+		learn(t, c, l, id)
+		reaches(t, c, id, time.Minute)
+		narrow(c, id, 0)
+		equal(t, c)
+	})
+}
