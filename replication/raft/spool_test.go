@@ -21,6 +21,8 @@ type shelf struct {
 	files map[*book]bool
 	full  error
 	most  int // files at once
+
+	writing func() // at the next write
 }
 
 type book struct {
@@ -42,6 +44,10 @@ func (s *shelf) Create() (replication.SpoolFile, error) {
 }
 
 func (b *book) Write(p []byte) (int, error) {
+	if f := b.on.writing; f != nil {
+		b.on.writing = nil
+		f()
+	}
 	if b.on.full != nil {
 		return 0, b.on.full
 	}
@@ -156,6 +162,32 @@ func TestStagingLeavesNoFile(t *testing.T) {
 			}
 			return err
 		}, ""},
+		{"the replica stops while a chunk is written", func(s *staging, sh *shelf) (err error) {
+			for i, c := range cs[:10] {
+				if i == 9 {
+					sh.writing = s.clear
+				}
+				_, err = s.take("b", c, 1<<30)
+			}
+			return err
+		}, fulcrum.CodeUnavailable},
+		{"the replica stops while the last chunk is written", func(s *staging, sh *shelf) (err error) {
+			for _, c := range cs {
+				if c.last {
+					sh.writing = s.clear
+				}
+				_, err = s.take("b", c, 1<<30)
+			}
+			return err
+		}, fulcrum.CodeUnavailable},
+		{"the replica has stopped", func(s *staging, sh *shelf) (err error) {
+			for _, c := range cs[:10] {
+				_, err = s.take("b", c, 1<<30)
+			}
+			s.clear()
+			_, err = s.take("b", cs[0], 1<<30)
+			return err
+		}, fulcrum.CodeUnavailable},
 		{"the replica stops", func(s *staging, sh *shelf) (err error) {
 			for _, c := range cs[:10] {
 				_, err = s.take("b", c, 1<<30)

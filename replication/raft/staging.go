@@ -1,6 +1,7 @@
 package raft
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -15,8 +16,9 @@ import (
 type staging struct {
 	spool replication.Spool
 
-	mu   sync.Mutex
-	from map[fulcrum.NodeID]*transfer
+	mu     sync.Mutex
+	from   map[fulcrum.NodeID]*transfer
+	closed bool // the replica stops: nothing is kept any more
 }
 
 type transfer struct {
@@ -40,19 +42,30 @@ func (s *staging) take(from fulcrum.NodeID, c chunk, limit int64) (*spooled, err
 		_ = t.data.Close()
 		return nil, spoolError(err)
 	}
-	s.mu.Lock()
-	t.touch, t.busy = time.Now(), false
-	s.mu.Unlock()
+	if closed := s.wrote(from, t, c.last); closed {
+		return nil, errors.Join(fulcrum.Errorf(fulcrum.CodeUnavailable, "this replica is stopping"), t.data.Close())
+	}
 	if !c.last {
 		return nil, nil
 	}
-	s.end(from, t)
 	if t.data.sum.Sum64() != c.sum {
 		size := t.data.size
 		_ = t.data.Close()
 		return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "snapshot of %d bytes arrived damaged", size)
 	}
 	return t.data, nil
+}
+
+// wrote ends the writing of a chunk. A transfer that is whole is the caller's from now on, and
+// so is each when the replica has stopped meanwhile.
+func (s *staging) wrote(from fulcrum.NodeID, t *transfer, last bool) (closed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.touch, t.busy = time.Now(), false
+	if (last || s.closed) && s.from[from] == t {
+		delete(s.from, from)
+	}
+	return s.closed
 }
 
 // keep notes that the sender of a transfer is there, which it adds nothing to for now.
@@ -94,6 +107,8 @@ func (s *staging) begin(from fulcrum.NodeID, c chunk, limit int64) (*transfer, e
 func (s *staging) at(from fulcrum.NodeID, c chunk) (*transfer, error) {
 	t := s.from[from]
 	switch {
+	case s.closed:
+		return nil, fulcrum.Errorf(fulcrum.CodeUnavailable, "this replica is stopping")
 	case t != nil && t.busy:
 		return nil, fulcrum.Errorf(fulcrum.CodeOverloaded, "the chunk before is still being written")
 	case c.offset == 0 && t == nil && len(s.from) >= 2:
@@ -142,6 +157,7 @@ func (s *staging) sweep() {
 // clear drops everything: the replica stops.
 func (s *staging) clear() {
 	s.mu.Lock()
+	s.closed = true
 	var gone []*spooled
 	for from, t := range s.from {
 		if !t.busy { // else its writer finds out
