@@ -223,7 +223,8 @@ func (in *instance) transfer(to fulcrum.NodeID, term uint64) (index, current uin
 		return 0, 0, errors.New("another one is on its way there")
 	}
 	defer end()
-	m, data, err := c.snaps.open()
+	wanted := func() bool { return in.leads() && in.term() == term && in.ctx.Err() == nil }
+	m, data, err := c.snaps.open(wanted)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -82,9 +82,9 @@ func (s *snapshots) store(ctx context.Context, m snapshotMeta, persist func(snap
 	return nil
 }
 
-// open streams what the machine holds, to a peer. What is behind it in the log stays
-// until it is closed.
-func (s *snapshots) open() (snapshotMeta, io.ReadCloser, error) {
+// open streams what the machine holds, to a peer, if going says so until it is there. What is
+// behind it in the log stays until it is closed.
+func (s *snapshots) open(going func() bool) (snapshotMeta, io.ReadCloser, error) {
 	m, ok := s.current()
 	if !ok {
 		return m, nil, fmt.Errorf("there is no snapshot")
@@ -92,7 +92,7 @@ func (s *snapshots) open() (snapshotMeta, io.ReadCloser, error) {
 	release := s.core.store.holdOpen(m.Index)
 	m, rc, err := s.core.machine.open(m)
 	if err == nil {
-		rc, err = s.core.spool(rc)
+		rc, err = s.core.spool(rc, going)
 	}
 	if err != nil {
 		release()
@@ -248,7 +248,7 @@ func (in *instance) install(m snapshotMeta, data *spooled) error {
 	if c.store.failed.Load() {
 		return errFailed
 	}
-	if err := c.machine.install(m, data.read()); err != nil {
+	if err := c.machine.install(m, while{data.read(), func() bool { return in.ctx.Err() == nil }}); err != nil {
 		return err
 	}
 	done := make(chan struct{})

@@ -94,12 +94,26 @@ func (s *summed) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// while reads as long as somebody wants that: a snapshot can be large, and who stops does not
+// wait until all of it is read.
+type while struct {
+	io.Reader
+	going func() bool
+}
+
+func (w while) Read(p []byte) (int, error) {
+	if !w.going() {
+		return 0, errStopping
+	}
+	return w.Reader.Read(p)
+}
+
 // spool copies what a machine streams, so that its picture of the data is held no longer
 // than a disk takes: a picture that is open keeps an engine from reusing pages, and from
 // growing its file, and a peer may be slow to take it in.
-func (c *core) spool(from io.ReadCloser) (io.ReadCloser, error) {
+func (c *core) spool(from io.ReadCloser, going func() bool) (io.ReadCloser, error) {
 	s := newSpooled(c.env.Spool)
-	_, err := io.Copy(s, from)
+	_, err := io.Copy(s, while{from, going})
 	if err = errors.Join(err, from.Close()); err != nil {
 		return nil, errors.Join(fmt.Errorf("keep a snapshot for a peer: %w", err), s.Close())
 	}
