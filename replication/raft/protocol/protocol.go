@@ -30,7 +30,8 @@
 // (thesis, 4.1), and only once the leader has committed an entry of its term (Ongaro's
 // correction of 2015-07-10); a leader that hears of no majority steps down (thesis,
 // 6.2); a heartbeat carries the term of the committed entry, and so proves to a follower
-// that holds that entry what is committed.
+// that holds that entry what is committed; a snapshot goes to a replica that answers, and less
+// often to one that answers and does not take it.
 //
 // Start reading at Raft; election.go, leader.go and follower.go have its three roles.
 package protocol
