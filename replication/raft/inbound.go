@@ -181,7 +181,7 @@ func (c *core) takeChunk(ctx context.Context, in *instance, from fulcrum.NodeID,
 	case c.silent():
 		return nil, unavailable(c.env.Node, "this replica is stopping")
 	case !done:
-		return encodeReply(protocol.Reply{OK: true, Last: installing}, time.Since(came)), nil
+		return encodeReply(protocol.Reply{Last: installing}, time.Since(came)), nil
 	default:
 		return encodeReply(reply, time.Since(came)), nil
 	}

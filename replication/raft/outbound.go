@@ -300,7 +300,7 @@ func (in *instance) sendLastChunk(to fulcrum.NodeID, ch chunk) (protocol.Reply, 
 		b, err := in.wait(to, 2*c.tuning.RPC, msg)
 		if err == nil {
 			reply, _, err := in.opened(to, b, nil)
-			if err != nil || !reply.OK || reply.Last != installing {
+			if err != nil || reply.OK || reply.Last != installing {
 				return reply, err
 			}
 			end = time.Now().Add(c.tuning.Install)

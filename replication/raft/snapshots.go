@@ -150,8 +150,9 @@ type install struct {
 	err      error
 }
 
-// installing answers a last chunk, as Reply.Last: all of the snapshot is here, and is being
-// installed, or waits for another one that is.
+// installing answers a last chunk, as Reply.Last of one that is not OK: all of the snapshot is
+// here, and is being installed, or waits for another one that is. So it counts for nothing yet,
+// also for whoever does not know this.
 const installing = 1
 
 // outcome is what became of the transfer that a last chunk ends; not done: it is to come again.

@@ -240,7 +240,7 @@ func TestSnapshotsThatWaitForAnInstall(t *testing.T) {
 			if want := from == "e"; refused != want || !refused && err != nil {
 				t.Errorf("the snapshot of %s: %v, want it refused: %v", from, err, want)
 			}
-			if reply, _, _ := decodeReply(last); err == nil && (!reply.OK || reply.Last != installing) {
+			if reply, _, _ := decodeReply(last); err == nil && (reply.OK || reply.Last != installing) {
 				t.Errorf("the answer to %s is %+v, want that it waits", from, reply)
 			}
 		}
