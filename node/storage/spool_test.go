@@ -141,7 +141,7 @@ func TestAnInstallLeavesRoomForTheRest(t *testing.T) {
 	if e, err := st.Get([]byte("old")); err != nil || string(e.Value) != "v" || st.Applied() != 1 {
 		t.Errorf("%q at %d, %v after an install that was refused", e.Value, st.Applied(), err)
 	}
-	must(t, s.Health())
+	must(t, s.disk.failure())
 	left = 1000 * mib
 	must(t, st.Install(9, nil, fill))
 	must(t, s.Close())
