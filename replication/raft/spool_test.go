@@ -182,7 +182,9 @@ func TestStagingLeavesNoFile(t *testing.T) {
 		}, fulcrum.CodeUnavailable},
 		{"the replica has stopped", func(s *staging, sh *shelf) (err error) {
 			for _, c := range cs[:10] {
-				_, err = s.take("b", c, 1<<30)
+				if _, err := s.take("b", c, 1<<30); err != nil {
+					return err
+				}
 			}
 			s.clear()
 			_, err = s.take("b", cs[0], 1<<30)
