@@ -31,7 +31,11 @@ func (w *simWatch) run() {
 		if l := m.up(); l != nil {
 			w.ask(l, w.dice.upTo(300*time.Millisecond), 1+w.dice.IntN(2000))
 		}
-		time.Sleep(w.dice.upTo(150 * time.Millisecond))
+		rest := 150 * time.Millisecond
+		if w.dice.chance(6) {
+			rest = 5 * time.Second // what it goes on from may be gone from whom it asks then
+		}
+		time.Sleep(w.dice.upTo(rest))
 	}
 }
 
