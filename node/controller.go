@@ -74,11 +74,15 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 	st := c.n.machine.State()
 	c.look(st.NodeNames())
 	changing, filling := 0, 0
+	var stuck []*catalog.Shard // as crowded says
 	st.Groups(func(ref catalog.ShardRef) {
-		if ref.Shard.Phase == catalog.Active {
+		switch {
+		case ref.Shard.Phase == catalog.Active:
 			return
-		}
-		if c.there(ref.Shard) == nil && !c.waited(ref.Shard.Group) {
+		case c.there(ref.Shard) != nil:
+		case c.waited(ref.Shard.Group):
+			stuck = append(stuck, ref.Shard)
+		default:
 			changing++
 		}
 		c.start(ctx, g, ref.Shard.Group, func(ctx context.Context) error { return c.change(ctx, ref) })
@@ -96,8 +100,13 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 				if len(learners) > 0 {
 					count = &filling // for as long as it takes: others need not wait for it
 				}
-				if there := c.there(sh) == nil; *count < changesAtOnce || !there {
-					if there { // else it gets nowhere, and takes nobody's place
+				there := c.there(sh)
+				if there != nil && !relearns(sh, ok, learners) { // it gets nowhere, and takes nobody's place
+					c.wait(sh.Group, there)
+					continue
+				}
+				if there != nil || *count < changesAtOnce && !crowded(sh, stuck) {
+					if there == nil {
 						*count++
 					}
 					c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.begin(ctx, sh, next, ok, learners) })
@@ -122,6 +131,19 @@ func (c *controller) there(sh *catalog.Shard) error {
 	return nil
 }
 
+// crowded reports whether as many changes as are made at once are stuck, with replicas that
+// live, on a majority of the replicas of sh. What keeps them from going on, as a cut between
+// these replicas, would keep sh too, and fence what can be read still.
+func crowded(sh *catalog.Shard, stuck []*catalog.Shard) bool {
+	n := 0
+	for _, other := range stuck {
+		if catalog.Spare(sh.Replicas, other.Hosts) >= 0 {
+			n++
+		}
+	}
+	return n >= changesAtOnce
+}
+
 // start runs one step for a shard unless one is under way or the bound is reached:
 // then a later round starts it.
 func (c *controller) start(ctx context.Context, g *errgroup.Group, id fulcrum.GroupID, f func(context.Context) error) {
@@ -141,12 +163,28 @@ func (c *controller) start(ctx context.Context, g *errgroup.Group, id fulcrum.Gr
 			delete(c.why, id)
 			return nil
 		}
-		if why := err.Error(); c.why[id] != why && ctx.Err() == nil && !errors.Is(err, fulcrum.ErrConflict) {
-			c.why[id] = why
-			c.n.log.Info("a shard waits", "group", id, "for", why)
+		if ctx.Err() == nil && !errors.Is(err, fulcrum.ErrConflict) {
+			c.waitLocked(id, err)
 		}
 		return nil
 	})
+}
+
+// wait notes what keeps a shard from a change. That is done by no step: many that lead nowhere
+// would take the place of all others, in each round anew.
+func (c *controller) wait(id fulcrum.GroupID, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.busy[id] {
+		c.waitLocked(id, err)
+	}
+}
+
+func (c *controller) waitLocked(id fulcrum.GroupID, err error) {
+	if why := err.Error(); c.why[id] != why {
+		c.why[id] = why
+		c.n.log.Info("a shard waits", "group", id, "for", why)
+	}
 }
 
 // waited reports whether the last step for a shard failed.

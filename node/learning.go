@@ -142,10 +142,15 @@ func (l *learning) got(g fulcrum.GroupID, learner fulcrum.NodeID, match uint64) 
 	l.fills[g] = f
 }
 
+// relearns reports whether the next step of begin is to say who learns, which needs no replica.
+func relearns(sh *catalog.Shard, wanted bool, learners []fulcrum.NodeID) bool {
+	return !wanted || len(learners) > 0 && !slices.Equal(sh.Learners, learners)
+}
+
 // begin takes an active shard one step towards the change to next, or if none is wanted any
 // more, away from it.
 func (c *controller) begin(ctx context.Context, sh *catalog.Shard, next catalog.StartChange, wanted bool, learners []fulcrum.NodeID) error {
-	if !wanted || len(learners) > 0 && !slices.Equal(sh.Learners, learners) {
+	if relearns(sh, wanted, learners) {
 		_, err := c.n.propose(ctx, catalog.Command{SetLearners: &catalog.SetLearners{ShardAt: next.ShardAt, Learners: learners}})
 		return err
 	}

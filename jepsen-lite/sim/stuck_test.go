@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -40,6 +41,9 @@ func awaitMode(t *testing.T, c *sim.Cluster, at fulcrum.NodeID, keyspace, mode s
 
 // Shards that cannot change, as too few of their replicas are there, hold up no others.
 func TestShardsThatCannotChangeHoldUpNoOthers(t *testing.T) {
+	// Nothing that a round of the controller starts ends before the round does: so a step that
+	// leads nowhere may take a place that another one needs.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	inBubble(t, sim.ClusterOptions{Nodes: 3}, func(t *testing.T, c *sim.Cluster) {
 		for _, ks := range []fulcrum.KeyspaceSpec{{Name: "a", Mode: "quorum", Shards: 64, Replicas: 1}, {Name: "b", Mode: "raft", Shards: 4, Replicas: 3}} {
 			if _, err := c.Node("n1").CreateKeyspace(t.Context(), ks); err != nil {
@@ -56,6 +60,49 @@ func TestShardsThatCannotChangeHoldUpNoOthers(t *testing.T) {
 		awaitMode(t, c, "n1", "b", "quorum")
 		do(t, c.Start("n3"))
 		awaitMode(t, c, "n1", "a", "raft")
+	})
+}
+
+// Shards whose replicas all live, and cannot settle as they are cut off from each other, are
+// fenced for as long as that lasts. Those that share their replicas with them would be, too: no
+// more of them are begun than are carried out at once.
+func TestShardsThatCannotSettleAreNotAllFenced(t *testing.T) {
+	inBubble(t, sim.ClusterOptions{Nodes: 4}, func(t *testing.T, c *sim.Cluster) {
+		if _, err := c.Node("n1").CreateKeyspace(t.Context(), fulcrum.KeyspaceSpec{Name: "q", Mode: "quorum", Shards: 64, Replicas: 3}); err != nil {
+			t.Fatal(err)
+		}
+		known(t, c, "q")
+		ready(t, c)
+		time.Sleep(5 * time.Second)
+		controls := c.Node("n1").Cluster().CatalogLeader
+		cuts := 0
+		for _, a := range c.Names() {
+			for _, b := range c.Names() {
+				if a != b && a != controls && b != controls {
+					cuts++
+					do(t, c.Inject(fulcrum.Fault{ID: fmt.Sprint("cut", cuts), Kind: "link", From: a, To: b, Drop: true, Only: "peers"}))
+				}
+			}
+		}
+		time.Sleep(5 * time.Second)
+		if now := c.Node(controls).Cluster().CatalogLeader; now != controls {
+			t.Fatalf("this shows nothing: %s leads the catalog", now)
+		}
+		alter(t, c, controls, "q", "raft")
+		time.Sleep(time.Minute)
+		fenced := 0
+		for _, sh := range c.Node(controls).Shards() {
+			if sh.Phase != "active" {
+				fenced++
+			}
+		}
+		if fenced == 0 || fenced > 8 {
+			t.Errorf("%d of 64 shards are fenced, as none can settle; more than 8 are too many, and 0 show nothing", fenced)
+		}
+		for i := range cuts {
+			do(t, c.Heal(fmt.Sprint("cut", i+1)))
+		}
+		awaitMode(t, c, controls, "q", "raft")
 	})
 }
 
