@@ -50,6 +50,10 @@ func (r *replica) Scan(context.Context, replication.ScanRequest) (replication.Sc
 
 func (r *replica) Handle(context.Context, fulcrum.NodeID, []byte) ([]byte, error) { return nil, nil }
 
+func (r *replica) Changes(context.Context, replication.ChangesRequest) (replication.ChangesReply, error) {
+	return replication.ChangesReply{}, nil
+}
+
 // reader is a node n1 with replicas of the four shards of keyspace k, in mode raft.
 func reader(t *testing.T, read func(ctx context.Context, call int) error) *Node {
 	t.Helper()
@@ -188,6 +192,9 @@ func TestAReadDoesNotOutliveItsReplica(t *testing.T) {
 			}
 			if _, err := gone.handle(t.Context(), n, "n2", nil); !errors.Is(err, fulcrum.ErrEpoch) {
 				t.Errorf("a message to a replica that has stopped: %v", err)
+			}
+			if _, err := gone.changes(t.Context(), n, replication.ChangesRequest{}); !errors.Is(err, fulcrum.ErrEpoch) {
+				t.Errorf("a watch of a replica that has stopped: %v", err)
 			}
 		})
 	}

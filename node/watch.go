@@ -376,7 +376,7 @@ func (n *Node) sendChanges(ctx context.Context, to fulcrum.NodeID, sh *catalog.S
 		if err != nil {
 			return replication.ChangesReply{}, err
 		}
-		return h.changes(ctx, req)
+		return h.changes(ctx, n, req)
 	}
 	leave, err := n.watching.enter(&n.watching.far, maxFarPulls, "shards watched at other nodes")
 	if err != nil {
@@ -399,10 +399,15 @@ func (n *Node) sendChanges(ctx context.Context, to fulcrum.NodeID, sh *catalog.S
 	return rep, unreadable(to, err)
 }
 
-func (h *hosted) changes(ctx context.Context, req replication.ChangesRequest) (replication.ChangesReply, error) {
+// changes is read for a watch, which begins at the place where the State stands.
+func (h *hosted) changes(ctx context.Context, n *Node, req replication.ChangesRequest) (replication.ChangesReply, error) {
 	w, ok := h.group.(replication.Watcher)
 	if !ok {
 		return replication.ChangesReply{}, fulcrum.Errorf(fulcrum.CodeMode, "mode %s has no watch", h.mode)
 	}
-	return w.Changes(ctx, req)
+	rep, err := w.Changes(ctx, req)
+	if err == nil && h.stopped.Load() {
+		return replication.ChangesReply{}, n.host.notHere(h.shard)
+	}
+	return rep, err
 }

@@ -185,7 +185,7 @@ func (n *Node) handleData(ctx context.Context, _ fulcrum.NodeID, msg []byte) ([]
 		if err != nil {
 			return nil, fulcrum.Errorf(fulcrum.CodeInvalid, "forwarded watch: %w", err)
 		}
-		rep, err := h.changes(ctx, req)
+		rep, err := h.changes(ctx, n, req)
 		if err != nil {
 			return nil, err
 		}
