@@ -110,9 +110,6 @@ func raft() []Mutant {
 		// No workload writes megabytes in one request.
 		{Name: "bounds-of-proposer", Breaks: "only the replica that proposed it refuses what is over a bound: the others do it",
 			Test: "replication/raft TestARequestOverABoundInAnOldLogIsDone"},
-		// Nodes of one run have one limit.
-		{Name: "limit-of-each", Breaks: "each replica holds the values of a log entry to the limit of its own node",
-			Test: "replication/raft TestReplicasAgreeHoweverEntriesArrive"},
 		{Name: "expiry-unchecked", Breaks: "a key that is listed as due is removed, though it was written again",
 			Mode: "raft", Write: "quorum", Read: "linearizable", Workload: "ttl", Nemesis: "jitter",
 			Test: "replication/raft TestOnlyWhatIsDueExpires"},

@@ -373,9 +373,6 @@ func (b *pending) evaluate(req replication.WriteRequest, e entry) (any, error) {
 		bounds = replication.Bounded
 	}
 	largest := e.largest(b.env.MaxValue)
-	if mutant.On("limit-of-each") {
-		largest = b.env.MaxValue // mutant: each replica goes by its own node
-	}
 	if cost, ok := b.unseen(req, stamp, largest, bounds); ok {
 		if !b.room(e, cost.Sum()) {
 			return deferred{}, nil
