@@ -123,11 +123,13 @@ func TestAMomentOfExpiryIsTheLeaders(t *testing.T) {
 		}
 		defer conn.Close()
 		r := bufio.NewReader(conn)
-		say := func(command, want string) {
+		say := func(command string, lines ...string) {
 			t.Helper()
 			fmt.Fprintf(conn, "%s\r\n", command)
-			if line, err := r.ReadString('\n'); err != nil || strings.TrimSpace(line) != want {
-				t.Errorf("%s: %q, %v, want %q", command, line, err, want)
+			for _, want := range lines {
+				if line, err := r.ReadString('\n'); err != nil || strings.TrimSpace(line) != want {
+					t.Fatalf("%s: %q, %v, want %q", command, line, err, want)
+				}
 			}
 		}
 		say(fmt.Sprint("SELECT ", ks.ID), "+OK")
@@ -144,6 +146,15 @@ func TestAMomentOfExpiryIsTheLeaders(t *testing.T) {
 		say("EXPIREAT k 5", ":0")
 		say("SET k v", "+OK")
 		say("EXPIREAT k 0", ":1")
+		say("EXISTS k", ":0")
+		say(fmt.Sprint("SET k v EXAT ", time.Now().Add(10*time.Minute).Unix()), "+OK")
+		say("EXISTS k", ":1")
+		say(fmt.Sprint("GETEX k EXAT ", time.Now().Add(15*time.Minute).Unix()), "$1", "v")
+		say("EXISTS k", ":1")
+		say(fmt.Sprint("SET k w NX EXAT ", time.Now().Add(-time.Second).Unix()), "$-1")
+		say(fmt.Sprint("GETEX k EXAT ", time.Now().Add(-time.Second).Unix()), "$1", "v")
+		say("EXISTS k", ":0")
+		say(fmt.Sprint("SET k v EXAT ", time.Now().Add(-time.Second).Unix()), "+OK")
 		say("EXISTS k", ":0")
 	})
 }

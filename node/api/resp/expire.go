@@ -72,16 +72,19 @@ func (u timeUnit) from(n, now int64) (int64, bool) {
 	return now + n, true
 }
 
-// over reports whether a time of EXPIRE is over, whoever's clock it is read by. Mode raft goes
-// by the shard's leader's: where this node's clock is ahead, what it takes for over may be far
-// away, and what is over for the leader, too, goes there.
+// over reports whether a time of EXPIRE is over, whoever's clock it is read by.
 func (c *conn) over(u timeUnit, n, at int64) bool {
-	switch {
-	case !u.absolute:
+	if !u.absolute {
 		return n <= 0
-	case at <= 0:
-		return true
-	case at > c.s.backend.Now():
+	}
+	return at <= 0 || c.past(at)
+}
+
+// past reports whether at, in Unix milliseconds, is over. Mode raft goes by the shard's leader's
+// clock: where this node's clock is ahead, what it takes for over may be far away, and what is over
+// for the leader, too, goes there.
+func (c *conn) past(at int64) bool {
+	if at > c.s.backend.Now() {
 		return false
 	}
 	ks, err := c.keyspace()

@@ -159,7 +159,7 @@ func writeSet(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, erro
 			i++
 		}
 	}
-	if w.ExpireAt != 0 && w.ExpireAt <= c.s.backend.Now() { // set and gone at once: only the condition and the past count
+	if w.ExpireAt != 0 && c.past(w.ExpireAt) { // set and gone at once: only the condition and the past count
 		w.Op, w.Value, w.ExpireAt = fulcrum.OpDelete, nil, 0
 		if get && w.If == fulcrum.IfAlways {
 			w.If = fulcrum.IfPresent
@@ -234,7 +234,7 @@ func writeGetDel(_ *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, e
 }
 
 func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, error) {
-	w.Op, w.Key, w.NoOld = fulcrum.OpExpire, args[1], true
+	w.Op, w.Key, w.NoValue = fulcrum.OpExpire, args[1], true // what stands there now may be over, and nothing
 	switch {
 	case len(args) == 2, len(args) == 3 && word(args[2], "PERSIST"):
 		return nil, 0, errAlone
@@ -246,12 +246,10 @@ func writeGetEx(c *conn, args [][]byte, w *fulcrum.Write) (writeReply, int64, er
 	if err := c.expiry(w, args[3], unit, "getex"); err != nil {
 		return nil, 0, err
 	}
-	if w.ExpireAt != 0 && w.ExpireAt <= c.s.backend.Now() {
+	if w.ExpireAt != 0 && c.past(w.ExpireAt) {
 		w.Op, w.If, w.ExpireAt = fulcrum.OpDelete, fulcrum.IfPresent, 0
-		w.NoValue, w.NoOld = true, false
-		return replyOld, 0, nil
 	}
-	return replyValue, 0, nil
+	return replyOld, 0, nil
 }
 
 // runGetEx is GETEX without options, a plain read, and with PERSIST.
