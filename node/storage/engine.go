@@ -89,13 +89,19 @@ func readStanding(k, stored []byte) (stateKey, standing, error) {
 	return stateKey{fulcrum.GroupID(binary.BigEndian.Uint64(k)), string(k[8:])}, m, nil
 }
 
+// mapped bytes are addresses that the engine's file may grow into. To map it anew bbolt waits for
+// all who read, such as the patrol or whoever copies a snapshot, which takes as long as the file
+// is large; and everybody else waits meanwhile, readers too. Addresses cost nothing until they
+// are used: 64 GiB where there are so many, else 256 MiB.
+const mapped = 1 << (28 + 8*(^uint(0)>>63))
+
 func openBoltFile(path string) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:         time.Second,
 			FreelistType:    bbolt.FreelistMapType,
 			NoFreelistSync:  true,
-			InitialMmapSize: 256 << 20,
+			InitialMmapSize: mapped,
 			NoStatistics:    true,
 		})
 		return err
