@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -92,16 +93,27 @@ func readStanding(k, stored []byte) (stateKey, standing, error) {
 // mapped bytes are addresses that the engine's file may grow into. To map it anew bbolt waits for
 // all who read, such as the patrol or whoever copies a snapshot, which takes as long as the file
 // is large; and everybody else waits meanwhile, readers too. Addresses cost nothing until they
-// are used: 64 GiB where there are so many, else 256 MiB.
-const mapped = 1 << (28 + 8*(^uint(0)>>63))
+// are used: 64 GiB where there are so many, else mappedLeast.
+const (
+	mapped      = 1 << (28 + 8*(^uint(0)>>63))
+	mappedLeast = 256 << 20 // where a process may not have so many (RLIMIT_AS)
+)
 
-func openBoltFile(path string) (db *bbolt.DB, err error) {
+func openBoltFile(path string) (*bbolt.DB, error) {
+	db, err := openBoltMapped(path, mapped)
+	if errors.Is(err, syscall.ENOMEM) {
+		return openBoltMapped(path, mappedLeast)
+	}
+	return db, err
+}
+
+func openBoltMapped(path string, size int) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:         time.Second,
 			FreelistType:    bbolt.FreelistMapType,
 			NoFreelistSync:  true,
-			InitialMmapSize: mapped,
+			InitialMmapSize: size,
 			NoStatistics:    true,
 		})
 		return err
