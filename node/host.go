@@ -449,7 +449,7 @@ func (h *host) run(ctx context.Context, ref catalog.ShardRef, rec record) error 
 	go func() { // owned by hd: close waits for done
 		defer close(hd.done)
 		err := group.Run(runCtx)
-		hd.stopped.Store(true) // before anybody may change the State: see hosted.read
+		hd.stopped.Store(true) // before anybody may change the State: see toTheEnd
 		if err != nil && runCtx.Err() == nil {
 			h.n.log.Error("a replica stopped; opening it again", "group", hd.shard, "mode", hd.mode, "err", err)
 			select { // a disk that fails at once must not spin

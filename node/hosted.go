@@ -43,34 +43,44 @@ func (h *hosted) write(ctx context.Context, n *Node, req replication.WriteReques
 	return h.group.Write(ctx, req)
 }
 
-// read has the replica here answer a read, if it is there to the end. Nobody waits for reads
-// when a replica stops, and then its State goes on without it: to the next epoch, or emptied,
-// where the replica was left behind. What a read finds there is no answer in this epoch, and the
-// position beside it is another log's. Nothing of that begins before stopped is set.
+// read has the replica here answer a read.
 func (h *hosted) read(ctx context.Context, n *Node, req replication.ReadRequest) (replication.ReadReply, error) {
 	rep, err := h.group.Read(ctx, req)
-	if err == nil && h.stopped.Load() {
-		return replication.ReadReply{}, n.host.notHere(h.shard)
-	}
-	return rep, err
-}
-
-// handle is read for a message of another replica, which may ask what stands here.
-func (h *hosted) handle(ctx context.Context, n *Node, from fulcrum.NodeID, msg []byte) ([]byte, error) {
-	answer, err := h.group.Handle(ctx, from, msg)
-	if err == nil && h.stopped.Load() {
-		return nil, n.host.notHere(h.shard)
-	}
-	return answer, err
+	return toTheEnd(h, n, rep, err)
 }
 
 // scan is read for a scan.
 func (h *hosted) scan(ctx context.Context, n *Node, req replication.ScanRequest) (replication.ScanReply, error) {
 	rep, err := h.group.Scan(ctx, req)
-	if err == nil && h.stopped.Load() {
-		return replication.ScanReply{}, n.host.notHere(h.shard)
+	return toTheEnd(h, n, rep, err)
+}
+
+// changes is read for a watch, which begins at the place where the State stands.
+func (h *hosted) changes(ctx context.Context, n *Node, req replication.ChangesRequest) (replication.ChangesReply, error) {
+	w, ok := h.group.(replication.Watcher)
+	if !ok {
+		return replication.ChangesReply{}, fulcrum.Errorf(fulcrum.CodeMode, "mode %s has no watch", h.mode)
 	}
-	return rep, err
+	rep, err := w.Changes(ctx, req)
+	return toTheEnd(h, n, rep, err)
+}
+
+// handle is read for a message of another replica, which may ask what stands here.
+func (h *hosted) handle(ctx context.Context, n *Node, from fulcrum.NodeID, msg []byte) ([]byte, error) {
+	answer, err := h.group.Handle(ctx, from, msg)
+	return toTheEnd(h, n, answer, err)
+}
+
+// toTheEnd is what a replica answered, if it was there to the end. Nobody waits for reads when
+// a replica stops, and then its State goes on without it: to the next epoch, or emptied, where
+// the replica was left behind. What a read finds there is no answer in this epoch, and the
+// position beside it is another log's. Nothing of that begins before stopped is set.
+func toTheEnd[T any](h *hosted, n *Node, answer T, err error) (T, error) {
+	if err == nil && h.stopped.Load() {
+		var none T
+		return none, n.host.notHere(h.shard)
+	}
+	return answer, err
 }
 
 func (h *host) notHere(g fulcrum.GroupID) *fulcrum.Error {

@@ -398,16 +398,3 @@ func (n *Node) sendChanges(ctx context.Context, to fulcrum.NodeID, sh *catalog.S
 	rep, err := replication.ReadChangesReply(fulcrum.NewReader(answer))
 	return rep, unreadable(to, err)
 }
-
-// changes is read for a watch, which begins at the place where the State stands.
-func (h *hosted) changes(ctx context.Context, n *Node, req replication.ChangesRequest) (replication.ChangesReply, error) {
-	w, ok := h.group.(replication.Watcher)
-	if !ok {
-		return replication.ChangesReply{}, fulcrum.Errorf(fulcrum.CodeMode, "mode %s has no watch", h.mode)
-	}
-	rep, err := w.Changes(ctx, req)
-	if err == nil && h.stopped.Load() {
-		return replication.ChangesReply{}, n.host.notHere(h.shard)
-	}
-	return rep, err
-}
