@@ -73,17 +73,16 @@ func (n *Node) runController(ctx context.Context) error {
 func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 	st := c.n.machine.State()
 	c.look(st.NodeNames())
-	changing, filling := 0, 0
-	var stuck []*catalog.Shard // as crowded says
+	var p places
 	st.Groups(func(ref catalog.ShardRef) {
 		switch {
 		case ref.Shard.Phase == catalog.Active:
 			return
 		case c.there(ref.Shard) != nil:
 		case c.waited(ref.Shard.Group):
-			stuck = append(stuck, ref.Shard)
+			p.stuck = append(p.stuck, ref.Shard)
 		default:
-			changing++
+			p.changing++
 		}
 		c.start(ctx, g, ref.Shard.Group, func(ctx context.Context) error { return c.change(ctx, ref) })
 	})
@@ -91,34 +90,48 @@ func (c *controller) round(ctx context.Context, g *errgroup.Group) {
 	for _, name := range st.Names() {
 		for _, sh := range st.Keyspaces[name].Shards {
 			ref := catalog.ShardRef{Keyspace: st.Keyspaces[name], Shard: sh}
-			if sh.Phase != catalog.Active {
-				continue
-			}
-			if next, ok := c.wanted(st, ref, load); ok || len(sh.Learners) > 0 {
-				learners := c.learners(sh, next)
-				count := &changing
-				if len(learners) > 0 {
-					count = &filling // for as long as it takes: others need not wait for it
-				}
-				there := c.there(sh)
-				if there != nil && !relearns(sh, ok, learners) { // it gets nowhere, and takes nobody's place
-					c.wait(sh.Group, there)
-					continue
-				}
-				if there != nil || *count < changesAtOnce && !crowded(sh, stuck) {
-					if there == nil {
-						*count++
-					}
-					c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.begin(ctx, sh, next, ok, learners) })
-					continue
-				}
-			}
-			if sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh) {
+			switch {
+			case sh.Phase != catalog.Active:
+			case c.beginDue(ctx, g, st, ref, load, &p):
+			case sh.Mode == consistency.LeaderFollower && c.needsLeader(st, sh):
 				c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.promote(ctx, sh) })
 			}
 		}
 	}
 	c.keepMembers(ctx, g, st)
+}
+
+// places are taken by the changes of a round.
+type places struct {
+	changing, filling int
+	stuck             []*catalog.Shard // as crowded says
+}
+
+// beginDue takes an active shard a step towards the change that it needs, unless it needs none, or
+// has to wait for a place: then false.
+func (c *controller) beginDue(ctx context.Context, g *errgroup.Group, st *catalog.State, ref catalog.ShardRef, load func() map[fulcrum.NodeID]int, p *places) bool {
+	sh := ref.Shard
+	next, ok := c.wanted(st, ref, load)
+	if !ok && len(sh.Learners) == 0 {
+		return false
+	}
+	learners := c.learners(sh, next)
+	taken := &p.changing
+	if len(learners) > 0 {
+		taken = &p.filling // for as long as it takes: others need not wait for it
+	}
+	switch there := c.there(sh); {
+	case there != nil && !relearns(sh, ok, learners): // it gets nowhere
+		c.wait(sh.Group, there)
+		return true
+	case there != nil: // it takes nobody's place
+	case *taken >= changesAtOnce || crowded(sh, p.stuck):
+		return false
+	default:
+		*taken++
+	}
+	c.start(ctx, g, sh.Group, func(ctx context.Context) error { return c.begin(ctx, sh, next, ok, learners) })
+	return true
 }
 
 // there returns an error unless the nodes of a majority of the replicas of sh count as live.
