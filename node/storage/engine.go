@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -95,8 +96,8 @@ func readStanding(k, stored []byte) (stateKey, standing, error) {
 // is large; and everybody else waits meanwhile, readers too. Addresses cost nothing until they
 // are used: 64 GiB where there are so many, else mappedLeast.
 const (
-	mapped      = 1 << (28 + 8*(^uint(0)>>63))
 	mappedLeast = 256 << 20 // where a process may not have so many (RLIMIT_AS)
+	mapped      = mappedLeast << (8 * (bits.UintSize / 64))
 )
 
 func openBoltFile(path string) (*bbolt.DB, error) {

@@ -109,19 +109,20 @@ func (s *Store) beginRead() (*bbolt.Tx, error) {
 		return nil, err
 	}
 	if uint64(tx.ID()) < known {
-		err := fmt.Errorf("the newest of the meta pages: %w", errSum)
-		s.spoil(err)
-		return nil, errors.Join(err, tx.Rollback())
+		s.spoil(errMeta)
+		return nil, errors.Join(errMeta, tx.Rollback())
 	}
 	return tx, nil
 }
+
+var errMeta = fmt.Errorf("the newest of the meta pages: %w", errSum)
 
 // updateBolt runs f in a transaction that follows all others, for whoever has the token.
 func (s *Store) updateBolt(f func(*bbolt.Tx) error) error {
 	var id uint64
 	err := s.bolt.Update(func(tx *bbolt.Tx) error {
 		if id = uint64(tx.ID()); id <= s.newestTx.Load() {
-			return fmt.Errorf("the newest of the meta pages: %w", errSum)
+			return errMeta
 		}
 		return f(tx)
 	})

@@ -24,8 +24,11 @@ func TestNodesOfDifferentValueLimitsAgree(t *testing.T) {
 		same := func(when string) {
 			t.Helper()
 			for _, id := range c.IDs {
-				for c.State(id).Applied() < c.State(leader(t, c)).Applied() {
-					time.Sleep(10 * time.Millisecond)
+				level := func() bool { return c.State(id).Applied() >= c.State(leader(t, c)).Applied() }
+				for until := time.Now().Add(time.Minute); !level(); time.Sleep(10 * time.Millisecond) {
+					if time.Now().After(until) {
+						t.Fatalf("%s: %s stays behind", when, id)
+					}
 				}
 			}
 			for _, id := range c.IDs[1:] {
@@ -35,7 +38,10 @@ func TestNodesOfDifferentValueLimitsAgree(t *testing.T) {
 			}
 		}
 		for _, lead := range c.IDs {
-			for leader(t, c) != lead {
+			for until := time.Now().Add(time.Minute); leader(t, c) != lead; {
+				if time.Now().After(until) {
+					t.Fatalf("%s does not come to lead", lead)
+				}
 				ctx, cancel := within(5 * time.Second)
 				_ = c.Group(leader(t, c)).(*raft.Group).HandOverTo(ctx, lead)
 				cancel()

@@ -36,8 +36,10 @@ func TestAChangeThatWasReplacedIsNotDone(t *testing.T) {
 			propose(t, next, "instead")
 		}
 		e.net.Heal()
-		for old.Applied() < next.Applied() {
-			time.Sleep(10 * time.Millisecond)
+		for until := time.Now().Add(time.Minute); old.Applied() < next.Applied(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatal("who was cut off stays behind")
+			}
 		}
 		ctx, cancel = within(time.Second)
 		defer cancel()
