@@ -222,7 +222,7 @@ func TestADamagedMetaPageIsNoStepBack(t *testing.T) {
 			case "patrol":
 				err, _ = s.inspect(t.Context())
 			}
-			if err == nil || !s.isDamage(err) && !errors.Is(err, ErrDamaged) || !s.IsSpoilt() && how != "patrol" {
+			if !errors.Is(err, errMeta) || !s.isDamage(err) || !s.IsSpoilt() {
 				t.Errorf("%v, spoilt: %v", err, s.IsSpoilt())
 			}
 		})
